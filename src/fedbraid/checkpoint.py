@@ -1,0 +1,143 @@
+"""State on disk: generations of safetensors with a manifest, replaced atomically, verified before use.
+
+A generation is two files, `<number>.safetensors` (the state) and `<number>.json` (the manifest: SHA-256 of the state
+file, how many rounds are done, what else a resumed run must know, and a SHA-256 of the manifest itself). Both are
+written to a temporary file, fsynced and renamed, then the directory is fsynced; the manifest comes last, so a
+generation exists from the moment it does. The newest two are kept; a damaged one is passed over for the one before
+it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from fedbraid.algebra import select
+from fedbraid.core import State
+from fedbraid.errors import RunError, StoppedRun
+
+GENERATIONS = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `done` rounds: the runtime's memory, and how much of the event log belongs to it."""
+
+    done: int
+    state: State
+    memory: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    events_bytes: int = 0
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Adds a generation and removes the oldest; `StoppedRun` where the disk is full, the last state intact."""
+    tensors = {f"shared/{key}": value for key, value in checkpoint.state.shared.items()}
+    tensors |= {f"server/{key}": value for key, value in checkpoint.state.server.items()}
+    payload = save({key: value.contiguous() for key, value in tensors.items()})
+    manifest = {
+        "done": checkpoint.done,
+        "state_sha256": hashlib.sha256(payload).hexdigest(),
+        "events_bytes": checkpoint.events_bytes,
+        "memory": checkpoint.memory,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{checkpoint.done:06d}"
+    write_durably(folder / f"{name}.safetensors", payload)
+    write_durably(folder / f"{name}.json", _sealed(manifest))
+    for old in sorted(folder.glob("*.json"))[:-GENERATIONS]:
+        old.unlink()
+    kept = {path.stem for path in folder.glob("*.json")}
+    for path in folder.glob("*.safetensors"):
+        if path.stem not in kept:
+            path.unlink()
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The newest generation that is whole; None where there is none yet.
+
+    Raises `RunError` where generations exist and all are damaged, naming what is wrong with each.
+    """
+    faults: list[str] = []
+    for path in sorted(folder.glob("*.json"), reverse=True):
+        try:
+            return _read_generation(path)
+        except (OSError, ValueError, KeyError) as error:
+            faults.append(f"{path.name}: {error}")
+    if faults:
+        raise RunError(f"no state in {folder} is whole ({'; '.join(faults)}); start the run anew in another folder")
+    return None
+
+
+def _read_generation(path: Path) -> Checkpoint:
+    manifest = _opened(path.read_bytes())
+    payload = path.with_suffix(".safetensors").read_bytes()
+    if hashlib.sha256(payload).hexdigest() != manifest["state_sha256"]:
+        raise ValueError("the state file does not have the recorded SHA-256")
+    tensors = load(payload)
+    return Checkpoint(
+        done=manifest["done"],
+        state=State(select(tensors, "shared"), select(tensors, "server")),
+        memory=manifest["memory"],
+        events_bytes=manifest["events_bytes"],
+    )
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as JSON on one line, and its own SHA-256 on the next."""
+    body = json.dumps(manifest, sort_keys=True)
+    return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode()
+
+
+def _opened(sealed: bytes) -> dict[str, Any]:
+    body, _, seal = sealed.decode("utf-8", errors="replace").partition("\n")
+    if hashlib.sha256(body.encode()).hexdigest() != seal.strip("\n"):
+        raise ValueError("the manifest does not have the recorded SHA-256")
+    return json.loads(body)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replaces `path` by a file with this content: after a crash it holds the old content or the new, never a part."""
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise disk_error(error, path, len(content)) from error
+
+
+def disk_error(error: OSError, path: Path, size: int) -> StoppedRun:
+    """The error of a write that failed, with what is needed to go on."""
+    what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot write ({error.strerror})"
+    return StoppedRun(f"{what}: {path} needs {size} bytes; the state before it is intact")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def state_sha256(state: State) -> str:
+    """A hash of the state's names, shapes, types and values, whatever file holds it."""
+    digest = hashlib.sha256()
+    for part, tensors in (("shared", state.shared), ("server", state.server)):
+        for key in sorted(tensors):
+            value = tensors[key].detach().cpu().contiguous()
+            digest.update(f"{part}/{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

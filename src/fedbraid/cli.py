@@ -1,0 +1,257 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fedbraid.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated, continual fine-tuning of pre-trained models: statistics add, the server solves the sum.",
+)
+
+Folder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A TOML file or the name of a recipe.", metavar="[CONFIG]")] = "",
+    method: Annotated[str, typer.Option(help="See 'fedbraid methods'.")] = "",
+    data: Annotated[str, typer.Option(help="A known data set, or a path to your own.")] = "",
+    backbone: Annotated[str, typer.Option(help="tiny, a hub id, a local folder, or timm:NAME[@FILE].")] = "",
+    clients: Annotated[int, typer.Option(help="Number of simulated clients.")] = 0,
+    tasks: Annotated[int, typer.Option(help="Number of tasks.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Communication rounds a task.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = 0,
+    partition: Annotated[str, typer.Option(help="dirichlet, quantity, natural or iid.")] = "",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = -1,
+    out: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.")] = None,
+) -> None:
+    """Run a method over a stream of tasks. Without arguments: LoRM on handwritten digits."""
+    from fedbraid import config as configs
+    from fedbraid import runs
+
+    flags = {
+        "method.name": method,
+        "data.name": data,
+        "backbone.name": backbone,
+        "partition.clients": clients,
+        "stream.tasks": tasks,
+        "training.rounds": rounds,
+        "training.epochs": epochs,
+        "partition.kind": partition,
+        "training.lr": lr,
+        "run.device": device,
+    }
+    given = [f"{key}={value}" for key, value in flags.items() if value]
+    given += [f"run.seed={seed}"] if seed >= 0 else []
+    settings = configs.read(config, [*given, *(set_ or [])])
+    folder = out or _default_folder(settings.method["name"], Path(settings.data.name).stem)
+    _go(runs.start(settings, folder))
+
+
+@app.command()
+def resume(
+    run: Folder,
+    force: Annotated[bool, typer.Option(help="Also under other library versions.")] = False,
+) -> None:
+    """Continue a run after its last finished round; the end is that of a run that was never stopped."""
+    from fedbraid import runs
+
+    _go(runs.resume(run, force=force))
+
+
+@app.command()
+def report(run: Folder) -> None:
+    """Write the report of a run, also of an unfinished one."""
+    from fedbraid import runs
+
+    runs.read_config(run)
+    typer.echo(runs.write_report(run))
+
+
+@app.command()
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")], as_json: AsJson = False
+) -> None:
+    """Runs side by side: mean and deviation over seeds."""
+    from fedbraid import runs
+    from fedbraid.reports import tables
+
+    pairs = [(runs.read_config(folder).model_dump(), runs.read_results(folder)) for folder in run]
+    rows = tables.rows(pairs)
+    headings = [heading for _, heading, _ in tables.COLUMNS]
+    if as_json:
+        cells = [dict(zip(headings, row.cells, strict=True)) for row in rows]
+        _print_json([{"label": r.label, "runs": r.runs} | c for r, c in zip(rows, cells, strict=True)])
+        return
+    _print_table(
+        ["setting", "runs", *headings],
+        [[row.label, str(row.runs), *[tables.text(cell, row.runs) for cell in row.cells]] for row in rows],
+    )
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """The methods there are."""
+    from dataclasses import asdict
+
+    from fedbraid.methods import METHODS
+
+    about = [entry.about for entry in METHODS.values()]
+    if as_json:
+        _print_json([asdict(row) for row in about])
+        return
+    _print_table(
+        ["name", "family", "travels up", "citation"],
+        [[a.name, a.family, a.travels, a.citation] for a in about],
+    )
+
+
+@app.command()
+def datasets(as_json: AsJson = False) -> None:
+    """The data sets known by name."""
+    from fedbraid.data import DATASETS
+
+    rows = [
+        {
+            "name": s.name,
+            "modality": s.modality,
+            "classes": s.classes,
+            "tasks": s.tasks,
+            "source": s.origin,
+            "hub": s.hub,
+            "licence": s.licence,
+        }
+        for s in DATASETS.values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    keys = ["name", "modality", "classes", "tasks", "licence", "source"]
+    _print_table(keys, [[str(row[key]) for key in keys] for row in rows])
+
+
+@app.command()
+def export(
+    run: Folder,
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    format: Annotated[str, typer.Option(help="peft (an adapter folder) or merged (a whole model).")] = "peft",
+) -> None:
+    """Write the tuned model: as a PEFT adapter, or merged into its backbone."""
+    from fedbraid.export import export_run
+
+    typer.echo(export_run(run, out, format=format))
+
+
+@app.command()
+def predict(
+    run: Folder,
+    inputs: Annotated[
+        list[str], typer.Argument(help="Image files, or texts (@FILE reads one a line).", metavar="INPUT...")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Classify images or texts with the model of a run."""
+    from fedbraid.export import predict_run
+
+    rows = predict_run(run, inputs)
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['input']}")
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: errors that a user is meant to read are printed without a traceback."""
+    from fedbraid.errors import RunError, UserError
+
+    try:
+        app()
+    except (UserError, RunError) as error:
+        _fail(str(error), 2)
+
+
+def _go(run) -> None:
+    """Drives a run to its end: bars and lines on a terminal, records on a pipe."""
+    from rich.console import Console
+
+    from fedbraid import runs
+    from fedbraid.errors import RunError
+    from fedbraid.reports import console as screen
+    from fedbraid.reports import records
+
+    out = Console()
+    try:
+        if not out.is_terminal:
+            for event in run.events():
+                sys.stdout.buffer.write(records.line(records.record(event)))
+                sys.stdout.flush()
+            sys.stdout.buffer.write(records.line(runs.read_results(run.folder)))
+            return
+        facts = runs.summary(run.experiment)
+        screen.headline(out, facts, run.folder)
+        with screen.bars(out):
+            for event in run.events():
+                line = screen.round_line(records.record(event), facts["tasks"])
+                if line:
+                    out.print(line, highlight=False)
+        screen.final_table(out, runs.read_results(run.folder), run.folder)
+    except KeyboardInterrupt:
+        _fail(f"stopped; the last finished round is saved. Continue with: fedbraid resume {run.folder}", 130)
+    except RunError as error:
+        _fail(f"{error}\ncontinue with: fedbraid resume {run.folder}", 1)
+
+
+def _default_folder(method: str, data: str) -> Path:
+    from datetime import datetime
+
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-{data}"
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal, tab-separated lines on a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console()
+    if not out.is_terminal:
+        for row in [headings, *rows]:
+            typer.echo("\t".join(row))
+        return
+    table = Table(box=None, header_style="bold")
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"fedbraid: {message}", err=True)
+    raise SystemExit(status)

@@ -1,0 +1,260 @@
+"""The vocabulary of the package: task, round, state, phase, method, runtime, outcome, event.
+
+A method is a mapping of phases; a phase is one kind of communication round; a runtime takes the sum of a round over
+its clients. Everything here is plain data or a protocol, so a method, a runtime and the engine know of each other only
+through this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedbraid.algebra import Statistic, Tensors
+
+ClientId = str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of the stream: it brings the classes `offsets[index] .. offsets[index + 1] - 1`.
+
+    Classes are numbered by their place in the stream, so tasks may differ in size.
+    """
+
+    index: int
+    offsets: tuple[int, ...]
+
+    @property
+    def classes(self) -> range:
+        """The classes that this task brings."""
+        return range(self.offsets[self.index], self.offsets[self.index + 1])
+
+    @property
+    def seen(self) -> int:
+        """The number of classes of this task and all before it."""
+        return self.offsets[self.index + 1]
+
+    @property
+    def last(self) -> bool:
+        return self.index == len(self.offsets) - 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """One communication round as plain data: it travels to the clients."""
+
+    task: Task
+    phase: str
+    index: int
+    seed: int
+
+    def derive(self, purpose: str, client: ClientId = "") -> int:
+        """The seed of one use of randomness: a function of (seed, task, phase, round, client, purpose)."""
+        text = repr((self.seed, self.task.index, self.phase, self.index, client, purpose))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def generator(self, purpose: str, client: ClientId = "") -> torch.Generator:
+        """A generator of its own for one use of randomness."""
+        return torch.Generator().manual_seed(self.derive(purpose, client))
+
+    def __str__(self) -> str:
+        return f"task {self.task.index}, {self.phase} round {self.index}"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run consists of: `shared` is broadcast, `server` never leaves the server."""
+
+    shared: Tensors = field(default_factory=dict[str, Tensor])
+    server: Tensors = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs by argument name, first dimension the sample; labels are classes of the stream."""
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """What a vision backbone reads: (n, channels, size, size), normalised, under the argument name `name`."""
+
+    size: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    name: str = "pixel_values"
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """What a text backbone reads: `tokenize` turns texts into equally long rows, padded on the right."""
+
+    tokenize: Callable[[Sequence[str]], Mapping[str, Tensor]]
+    mask: str = "attention_mask"
+
+
+class Data(Protocol):
+    """The samples of one client in one task."""
+
+    @property
+    def client(self) -> ClientId: ...
+    def __len__(self) -> int: ...
+    def batches(
+        self,
+        size: int,
+        *,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        augment: bool = False,
+    ) -> Iterator[Batch]:
+        """Every sample once; in a random order where a generator is given."""
+        ...
+
+
+class Client(Protocol):
+    """One party: its samples, by task. `test` holds the test samples of all tasks up to the one asked for."""
+
+    def train(self, task: Task) -> Data: ...
+    def test(self, task: Task) -> Data: ...
+
+
+class Model(Protocol):
+    """A backbone with an adapter and a head, whose tuned values are those loaded last."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def width(self) -> int:
+        """The number of features that the head reads."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]:
+        """The layers that a low-rank adapter tunes: name -> (d_out, d_in)."""
+        ...
+
+    def fresh(self, generator: torch.Generator) -> Tensors:
+        """First values of what the adapter tunes."""
+        ...
+
+    def load(self, tensors: Tensors) -> None:
+        """Makes these the tuned values; a low-rank term that is missing is inactive."""
+        ...
+
+    def parameters(self, kinds: Sequence[str]) -> Mapping[str, torch.nn.Parameter]:
+        """The parameters behind the loaded values of these kinds, which alone require gradients now."""
+        ...
+
+    def values(self, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """Copies on the CPU of the loaded values of these kinds."""
+        ...
+
+    def train(self, mode: bool = True) -> None:
+        """Dropout on or off."""
+        ...
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(n, width), what the head reads."""
+        ...
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, classes of all loaded heads)."""
+        ...
+
+    def inputs_of(self, layers: Sequence[str], watch: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
+        """Calls `watch(layer, x)` with each layer's input, (tokens, d_in), on every forward pass inside."""
+        ...
+
+
+class Phase(Protocol):
+    """One kind of communication round: clients lift updates into statistics, the server solves the sum."""
+
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def evaluated(self) -> bool:
+        """Whether the model after such a round is one to evaluate."""
+        ...
+
+    @property
+    def cohort(self) -> Callable[[Sequence[ClientId], Round], Sequence[ClientId]]:
+        """Who takes part; empty for a step of the server alone, whose sum is `ZERO`."""
+        ...
+
+    @property
+    def data(self) -> Callable[[Client, Task], Data]:
+        """Which of a client's samples the round reads."""
+        ...
+
+    def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors: ...
+    def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic: ...
+    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named sentence of phases, run in order for every task.
+
+    `predicting(shared)` is what the model loads to predict; `evaluate` counts right answers with it.
+    """
+
+    name: str
+    phases: Mapping[str, Phase]
+    evaluate: Phase
+    predicting: Callable[[Tensors], Tensors]
+
+    def phase(self, round: Round) -> Phase:
+        return self.evaluate if round.phase == EVALUATE else self.phases[round.phase]
+
+
+EVALUATE = "evaluate"
+"""The name of the evaluation phase in a `Round`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one round: the sum, who reported, who had no data for it, the cost."""
+
+    total: Statistic
+    reported: tuple[ClientId, ...] = ()
+    idle: tuple[ClientId, ...] = ()
+    bytes_up: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
+    bytes_down: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
+    seconds: float = 0.0
+
+
+class Runtime(Protocol):
+    """Where the clients are: the one distributed primitive is a sum over a cohort."""
+
+    @property
+    def clients(self) -> Sequence[ClientId]: ...
+    @property
+    def evaluators(self) -> Sequence[ClientId]:
+        """Who holds test samples."""
+        ...
+
+    def sum(self, shared: Tensors, round: Round, cohort: Sequence[ClientId]) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """One finished round; `number` counts all rounds of the run from zero.
+
+    `test` is the outcome of the evaluation where there was one; its total holds `correct` and `total` by task.
+    """
+
+    number: int
+    round: Round
+    state: State
+    outcome: Outcome
+    test: Outcome | None = None

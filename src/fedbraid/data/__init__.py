@@ -1,0 +1,30 @@
+"""Data: read by `load`, cut by `make_stream`, shared out by `make_partition`, served by `make_clients`."""
+
+from fedbraid.data.clients import ClientData, Party, make_clients
+from fedbraid.data.datasets import Dataset, Table, load
+from fedbraid.data.partition import EVALUATOR, PARTITIONS, Partition, make_partition
+from fedbraid.data.partition_files import load_partition, save_partition
+from fedbraid.data.sources import DATASETS, Source
+from fedbraid.data.streams import Stream, make_stream
+from fedbraid.data.transforms import AUGMENTATIONS, prepare
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "EVALUATOR",
+    "PARTITIONS",
+    "ClientData",
+    "Dataset",
+    "Partition",
+    "Party",
+    "Source",
+    "Stream",
+    "Table",
+    "load",
+    "load_partition",
+    "make_clients",
+    "make_partition",
+    "make_stream",
+    "prepare",
+    "save_partition",
+]

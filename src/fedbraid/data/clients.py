@@ -1,0 +1,174 @@
+"""The parties of a run: training clients with a share of the data each, one evaluator with the test samples.
+
+Samples lie in memory once, images as uint8 and texts as token rows; a client holds indices into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedbraid.core import Batch, ClientId, ImageInput, Task, TextInput
+from fedbraid.data.datasets import Dataset, Table
+from fedbraid.data.partition import EVALUATOR, Partition
+from fedbraid.data.streams import Stream
+from fedbraid.data.transforms import check_augment, prepare
+from fedbraid.errors import UserError
+
+
+class Samples(Protocol):
+    """Samples in memory that can be turned into model inputs."""
+
+    def inputs(self, indices: Tensor, device: torch.device, augment: torch.Generator | None) -> dict[str, Tensor]:
+        """The inputs of these samples on the device, augmented where a generator is given."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """uint8 images of any size, prepared batch by batch on the device."""
+
+    pixels: Tensor
+    spec: ImageInput
+    augment: str
+
+    def inputs(self, indices: Tensor, device: torch.device, augment: torch.Generator | None) -> dict[str, Tensor]:
+        """Augmented as `augment` names it, resized and normalised."""
+        name = "none" if augment is None else self.augment
+        pixels = self.pixels[indices].to(device, non_blocking=True)
+        return {self.spec.name: prepare(pixels, self.spec, augment=name, generator=augment)}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token rows padded on the right to one length; a batch is as long as its longest row."""
+
+    rows: Mapping[str, Tensor]
+    mask: str
+
+    def inputs(
+        self,
+        indices: Tensor,
+        device: torch.device,
+        augment: torch.Generator | None,  # noqa: ARG002 (texts have no augmentation)
+    ) -> dict[str, Tensor]:
+        """The rows without the columns that are padding in all of them."""
+        longest = max(int(self.rows[self.mask][indices].sum(1).max()), 1)
+        return {name: rows[indices, :longest].to(device, non_blocking=True) for name, rows in self.rows.items()}
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """The samples of one client in one task; `labels` are those of the whole table, placed in the stream."""
+
+    client: ClientId
+    samples: Samples
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def counts(self) -> dict[int, int]:
+        """How many samples there are of each class that occurs, by position in the stream."""
+        classes, counts = self.labels[self.indices].unique(return_counts=True)
+        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+    def batches(
+        self,
+        size: int,
+        *,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        augment: bool = False,
+    ) -> Iterator[Batch]:
+        """Every sample once; order and augmentation are drawn from `shuffle`."""
+        if size < 1:
+            raise UserError(f"the batch size is {size}; it must be 1 or more")
+        if augment and shuffle is None:
+            raise ValueError("augment=True needs the generator `shuffle`")
+        order = self.indices
+        if shuffle is not None:
+            order = order[torch.randperm(len(order), generator=shuffle, device=shuffle.device).to(order.device)]
+        for indices in order.split(size) if len(order) else ():
+            inputs = self.samples.inputs(indices, device, shuffle if augment else None)
+            yield Batch(inputs, self.labels[indices].to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client with training samples, or the evaluator with test samples: the other side is empty."""
+
+    id: ClientId
+    samples: Samples
+    labels: Tensor
+    train_indices: Tensor
+    test_indices: Tensor
+
+    def train(self, task: Task) -> ClientData:
+        """The training samples of this task's classes; there may be none."""
+        return self._within(self.train_indices, task.classes)
+
+    def test(self, task: Task) -> ClientData:
+        """The test samples of all classes seen up to this task."""
+        return self._within(self.test_indices, range(task.seen))
+
+    def _within(self, indices: Tensor, classes: range) -> ClientData:
+        labels = self.labels[indices]
+        held = indices[(labels >= classes.start) & (labels < classes.stop)]
+        return ClientData(self.id, self.samples, self.labels, held)
+
+
+def make_clients(
+    dataset: Dataset,
+    stream: Stream,
+    partition: Partition,
+    input: ImageInput | TextInput,
+    *,
+    augment: str = "none",
+) -> tuple[dict[ClientId, Party], dict[ClientId, Party]]:
+    """(training clients by id in order, evaluators): the one evaluator is "test", with all test samples."""
+    check_augment(augment)
+    _check(dataset, partition)
+    none = torch.empty(0, dtype=torch.int64)
+    samples, labels = _samples(dataset, dataset.train, input, augment), stream.place(dataset.train.labels)
+    clients = {
+        client: Party(client, samples, labels, torch.tensor(partition.clients[client]), none)
+        for client in sorted(partition.clients)
+    }
+    everything = torch.arange(len(dataset.test))
+    tests, places = _samples(dataset, dataset.test, input, augment), stream.place(dataset.test.labels)
+    return clients, {EVALUATOR: Party(EVALUATOR, tests, places, none, everything)}
+
+
+def _check(dataset: Dataset, partition: Partition) -> None:
+    if partition.fingerprint != dataset.fingerprint:
+        raise UserError(f"the partition was drawn for another data set than {dataset.name}; draw it anew")
+    if max(map(max, partition.clients.values())) >= len(dataset.train):
+        raise UserError(f"the partition holds samples that {dataset.name} does not have; draw it anew")
+
+
+def _samples(dataset: Dataset, table: Table, input: ImageInput | TextInput, augment: str) -> Samples:
+    if isinstance(input, ImageInput) and table.images is not None:
+        return Images(table.images, input, augment)
+    if isinstance(input, TextInput) and table.texts is not None:
+        return _tokenized(table.texts, input)
+    reads = "images" if isinstance(input, ImageInput) else "texts"
+    raise UserError(
+        f"{dataset.name} is {dataset.modality} data, but the backbone reads {reads}; "
+        f"choose a backbone for {dataset.modality} data or another data set"
+    )
+
+
+def _tokenized(texts: tuple[str, ...], input: TextInput) -> Texts:
+    rows = dict(input.tokenize(texts))
+    mask = rows.get(input.mask)
+    if mask is None:
+        raise UserError(f"the tokenizer gives {list(rows)}, but no {input.mask!r}; name its mask")
+    if (mask[:, 1:] > mask[:, :-1]).any():
+        raise UserError("the tokenizer pads on the left; set its padding side to the right")
+    return Texts(rows, input.mask)

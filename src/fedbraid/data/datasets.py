@@ -1,0 +1,224 @@
+"""Data sets as tensors: `load` reads any source, numbers its classes and gives a train and a test table."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedbraid.data.decode import decoded
+from fedbraid.data.folders import read_path
+from fedbraid.data.rows import Columns, Rows, Splits, natural
+from fedbraid.data.sampling import held_out, per_class
+from fedbraid.data.sources import DATASETS, read_source
+from fedbraid.errors import UserError
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples with their classes: `images` is uint8 (n, channels, height, width), or `texts` holds n texts.
+
+    `clients` names the owner of each sample where the data say so.
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    texts: tuple[str, ...] | None = None
+    clients: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory; classes are numbered by `class_names`, `note` says what was decided for the user.
+
+    `fingerprint` is a SHA-256 over class names, labels and samples: a partition holds for one fingerprint
+    only.
+    """
+
+    name: str
+    modality: str
+    class_names: tuple[str, ...]
+    train: Table
+    test: Table
+    fingerprint: str
+    note: str = ""
+
+
+def load(
+    name: str | Path,
+    *,
+    path: str | Path | None = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    client_column: str | None = None,
+    classes: int | Sequence[str | int] | None = None,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+    test_fraction: float = 0.2,
+    stored_size: int = 256,
+    seed: int = 0,
+) -> Dataset:
+    """A data set known by name (`DATASETS`), or the user's own: an image folder, a table, a folder of tables.
+
+    `path` is a local copy of a known data set. `classes` keeps the first n classes, or those listed by name
+    or number (in the data set's order, whatever the order of the list). `train_per_class` and
+    `test_per_class` keep at most so many samples of each class. Where there is no test split, the stratified
+    `test_fraction` is held out. All choices are functions of `seed`. `stored_size` bounds the shorter side of
+    the images held in memory.
+
+    >>> digits = load("digits", classes=4)
+    >>> digits.class_names, tuple(digits.train.images.shape)
+    (('0', '1', '2', '3'), (576, 1, 8, 8))
+    """
+    _check_numbers(classes, train_per_class, test_per_class, test_fraction, stored_size)
+    named = {"text": text_column, "image": image_column, "label": label_column, "client": client_column}
+    title, splits = _read(name, path, {key: value for key, value in named.items() if value is not None})
+    train, test, note = _both(splits, test_fraction, seed)
+    names = _chosen(_class_names(train, test, splits.order), classes)
+    train = _subset(train, names, train_per_class, seed, "train")
+    test = _subset(test, names, test_per_class, seed, "test")
+    train_table, test_table = _tables(splits.modality, names, train, test, stored_size)
+    fingerprint = _fingerprint(names, train_table, test_table)
+    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, note)
+
+
+def _check_numbers(
+    classes: int | Sequence[str | int] | None,
+    train_per_class: int | None,
+    test_per_class: int | None,
+    test_fraction: float,
+    stored_size: int,
+) -> None:
+    counts = {
+        "train_per_class": train_per_class,
+        "test_per_class": test_per_class,
+        "stored_size": stored_size,
+    }
+    for key, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"data.{key} is {count}; it must be 1 or more")
+    if not 0 < test_fraction < 1:
+        raise UserError(f"data.test_fraction is {test_fraction}; it must lie between 0 and 1")
+    if (classes if isinstance(classes, int) else 2 if classes is None else len(classes)) < 2:
+        raise UserError(f"data.classes is {classes!r}; a data set needs at least two classes")
+
+
+def _read(name: str | Path, path: str | Path | None, named: dict[str, str]) -> tuple[str, Splits]:
+    source = DATASETS.get(str(name))
+    local = None if path is None else Path(path).expanduser()
+    if local is not None and not local.exists():
+        raise UserError(f"data.path: there is no file or folder {local}")
+    if source is not None:
+        return source.name, read_source(source, local, replace(source.columns, **named))
+    if local is not None:
+        raise UserError(
+            f"data.path goes with a known data set ({', '.join(DATASETS)}), not with {str(name)!r}; "
+            "to read your own data, give its path as the data set's name"
+        )
+    own = Path(name).expanduser()
+    if not own.exists():
+        raise _unknown(str(name))
+    return own.stem, read_path(own, Columns(**named))
+
+
+def _unknown(name: str) -> UserError:
+    if "/" in name or "\\" in name or Path(name).suffix:
+        return UserError(f"there is no file or folder {name}; give a path, or one of {', '.join(DATASETS)}")
+    near = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(
+        f"there is no data set {name!r}; {hint}known are {', '.join(DATASETS)}; for your own data give its path"
+    )
+
+
+def _both(splits: Splits, fraction: float, seed: int) -> tuple[Rows, Rows, str]:
+    """(train, test, a note where the test rows had to be held out)."""
+    if splits.test is not None:
+        return splits.train, splits.test, ""
+    kept, held = held_out(splits.train.labels, fraction, seed)
+    if not held:
+        raise UserError("there is no test split, and no class has a second sample to hold out; add test data")
+    share = f"{len(held)} of {len(kept) + len(held)} samples, {fraction:.0%} of each class"
+    return splits.train.take(kept), splits.train.take(held), f"no test split: {share}, held out for testing"
+
+
+def _class_names(train_rows: Rows, test: Rows, order: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that training brings, in the data's own order where it has one."""
+    train = set(train_rows.labels)
+    for label, place in zip(test.labels, test.places, strict=True):
+        if label not in train:
+            raise UserError(
+                f"{place}: the test label {label!r} never occurs in training; "
+                "add training samples of this class or take it out of the test data"
+            )
+    if len(train) < 2:
+        raise UserError(f"the training data has only the class {min(train)!r}; at least two are needed")
+    return tuple(name for name in order if name in train) or tuple(natural(train))
+
+
+def _chosen(names: tuple[str, ...], classes: int | Sequence[str | int] | None) -> tuple[str, ...]:
+    if classes is None:
+        return names
+    if isinstance(classes, int):
+        if classes > len(names):
+            raise UserError(f"data.classes asks for {classes} classes, the data set has {len(names)}")
+        return names[:classes]
+    wanted = {class_id(item, names, "data.classes") for item in classes}
+    if len(wanted) < len(classes):
+        raise UserError(f"data.classes names a class twice: {list(classes)}")
+    return tuple(names[index] for index in sorted(wanted))
+
+
+def class_id(item: str | int, names: Sequence[str], where: str) -> int:
+    """The number of a class given by name or number; a name wins. An error says `where` it was asked for."""
+    if str(item) in names:
+        return names.index(str(item))
+    if str(item).isdecimal() and int(item) < len(names):
+        return int(item)
+    near = difflib.get_close_matches(str(item), names, n=3)
+    raise UserError(
+        f"{where}: there is no class {item!r} with training samples"
+        + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f" among the {len(names)} classes")
+    )
+
+
+def _subset(rows: Rows, names: tuple[str, ...], count: int | None, seed: int, split: str) -> Rows:
+    kept = set(names)
+    rows = rows.take([i for i, label in enumerate(rows.labels) if label in kept])
+    return rows if count is None else rows.take(per_class(rows.labels, count, seed, split))
+
+
+def _tables(modality: str, names: tuple[str, ...], train: Rows, test: Rows, stored_size: int) -> tuple[Table, Table]:
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = [torch.tensor([numbers[label] for label in rows.labels]) for rows in (train, test)]
+    if modality == "text":
+        return (
+            Table(labels[0], texts=train.samples, clients=train.clients),
+            Table(labels[1], texts=test.samples, clients=test.clients),
+        )
+    images = decoded(train.samples + test.samples, train.places + test.places, stored_size=stored_size)
+    return (
+        Table(labels[0], images=images[: len(train)], clients=train.clients),
+        Table(labels[1], images=images[len(train) :], clients=test.clients),
+    )
+
+
+def _fingerprint(names: tuple[str, ...], *tables: Table) -> str:
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for table in tables:
+        digest.update(table.labels.numpy().tobytes())
+        if table.images is not None:
+            digest.update(repr(tuple(table.images.shape)).encode())
+            digest.update(table.images.numpy().data)
+        digest.update(json.dumps(table.texts).encode())
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""What a reader hands over: samples as they lie in the file, labels by name, and where each row came from.
+
+A reader knows files and columns; it knows nothing of class numbers, splits or tensors. Those are made in
+`datasets.py`, once and for every reader alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Sample: TypeAlias = Any
+"""A text (str), an image file (Path), an encoded image (bytes), or its pixels (an uint8 array)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns to read."""
+
+    text: str = "text"
+    image: str = "image"
+    label: str = "label"
+    client: str = "client"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one split; `places` says of each row where it was read, for messages."""
+
+    samples: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    places: tuple[str, ...]
+    clients: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Sequence[int]) -> Rows:
+        """These rows, in this order."""
+        return Rows(
+            samples=tuple(self.samples[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+            places=tuple(self.places[i] for i in indices),
+            clients=None if self.clients is None else tuple(self.clients[i] for i in indices),
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All that was read: `test` is None where there is none, `order` its own order of classes, if any."""
+
+    modality: str
+    train: Rows
+    test: Rows | None = None
+    order: tuple[str, ...] = ()
+
+
+def concatenated(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts in order; clients are known only where every part knows them."""
+    clients = [part.clients for part in parts]
+    return Rows(
+        samples=tuple(sample for part in parts for sample in part.samples),
+        labels=tuple(label for part in parts for label in part.labels),
+        places=tuple(place for part in parts for place in part.places),
+        clients=tuple(c for part in clients for c in part or ()) if None not in clients else None,
+    )
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """The names sorted as a person would: numbers by value, also inside names.
+
+    >>> natural(["class10", "class9", "Class1"]), natural(["10", "-1", "9"])
+    (['Class1', 'class9', 'class10'], ['-1', '9', '10'])
+    """
+    names = list(names)
+    if all(re.fullmatch(r"[+-]?\d+(\.\d+)?", name) for name in names):
+        return sorted(names, key=lambda name: (float(name), name))
+    return sorted(names, key=lambda name: (_parts(name), name))
+
+
+def _parts(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.casefold())]

@@ -1,0 +1,1 @@
+"""Local: what a client computes on its own data."""

@@ -1,0 +1,137 @@
+"""What a client measures on its data: Gram matrices of layer inputs, counts of right answers.
+
+A Gram is accumulated in fp64 in the form that is needed and no larger: a diagonal as a sum of squares, a projected Gram
+`sum (A x)(A x)^T` from r-vectors, a full one only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedbraid.algebra import Tensors
+from fedbraid.core import Batch, Data, Model, Round
+from fedbraid.errors import UserError
+from fedbraid.linalg import low_rank_plus_diagonal, shrink, to_triangle
+from fedbraid.progress import track
+
+FEATURES = "features"
+"""The name of the head's input among the layers of a `GramOf`."""
+
+
+@dataclass(frozen=True)
+class GramOf:
+    """One Gram to measure: of `layer`'s inputs, named for the value `key` that it will merge.
+
+    `projection` (r x d_in) asks for the Gram of the projected inputs. `form` is how it travels; `off_diagonal` scales
+    what is not on the diagonal; `ones` appends a constant input, so that a bias is merged with its weight, and
+    `ones="apart"` keeps the constant uncorrelated with the inputs, so that the bias is averaged.
+    """
+
+    key: str
+    layer: str
+    form: Literal["diagonal", "low_rank", "full"] = "full"
+    projection: Tensor | None = None
+    rank: int = 8
+    off_diagonal: float = 1.0
+    ones: Literal["no", "joined", "apart"] = "no"
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often and how the client's data passes through the model while Grams are measured."""
+
+    count: int = 1
+    augment: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"gram_passes = {self.count}: Grams need at least one pass over the data")
+
+
+def measure_grams(
+    model: Model, weights: Tensors, data: Data, round: Round, *, wanted: Sequence[GramOf], passes: Passes
+) -> dict[str, Tensor]:
+    """The wanted Grams under the model with `weights`, each in its travelling form (see `merges.grams`)."""
+    sums: dict[str, Tensor] = {}
+    of_layer: dict[str, list[GramOf]] = {}
+    for gram in wanted:
+        of_layer.setdefault(gram.layer, []).append(gram)
+
+    def watch(layer: str, x: Tensor) -> None:
+        for gram in of_layer[layer]:
+            part = _contribution(gram, x)
+            sums[gram.key] = sums[gram.key] + part if gram.key in sums else part
+
+    with torch.no_grad():
+        model.load(weights)
+        model.train(False)
+        with model.inputs_of([layer for layer in of_layer if layer != FEATURES], watch):
+            for batch in _passes(model, data, round, passes):
+                features = model.features(batch.inputs)
+                if FEATURES in of_layer:
+                    watch(FEATURES, features)
+    return {key: tensor for gram in wanted for key, tensor in _travelling(gram, sums[gram.key]).items()}
+
+
+def _passes(model: Model, data: Data, round: Round, passes: Passes) -> Iterator[Batch]:
+    batches = -(-len(data) // passes.batch_size) * passes.count
+    draws = round.generator("grams", data.client) if passes.augment else None
+    loop = (
+        batch
+        for _ in range(passes.count)
+        for batch in data.batches(passes.batch_size, device=model.device, shuffle=draws, augment=passes.augment)
+    )
+    return track(loop, f"Grams of client {data.client}", batches)
+
+
+def _contribution(gram: GramOf, x: Tensor) -> Tensor:
+    """The part of one batch: (d,) for a diagonal, (d, d) otherwise, in fp64 on the model's device."""
+    x = x.double()
+    if gram.projection is not None:
+        x = x @ gram.projection.to(x.device, torch.float64).T
+    if gram.ones != "no":
+        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    return x.square().sum(0) if gram.form == "diagonal" else x.T @ x
+
+
+def _travelling(gram: GramOf, total: Tensor) -> Mapping[str, Tensor]:
+    total = total.cpu()
+    if gram.form == "diagonal":
+        return {f"diagonal/{gram.key}": total}
+    if gram.ones == "apart":
+        total[-1, :-1] = 0
+        total[:-1, -1] = 0
+    total = shrink(total, gram.off_diagonal)
+    if gram.form == "full":
+        return {f"triangle/{gram.key}": to_triangle(total)}
+    vectors, values, diagonal = low_rank_plus_diagonal(total, gram.rank)
+    return {f"vectors/{gram.key}": vectors, f"values/{gram.key}": values, f"diagonal/{gram.key}": diagonal}
+
+
+def count_right(
+    model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int], batch_size: int = 128
+) -> dict[str, Tensor]:
+    """`correct` and `total` test samples by group of classes; group j is `offsets[j] .. offsets[j + 1] - 1`.
+
+    Prediction is the largest logit over all classes seen, without task identity.
+    """
+    groups = len(offsets) - 1
+    correct, total = torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, dtype=torch.int64)
+    edges = torch.tensor(offsets[1:-1], dtype=torch.int64)
+    with torch.no_grad():
+        model.load(weights)
+        model.train(False)
+        batches = data.batches(batch_size, device=model.device)
+        for batch in track(batches, "evaluation", -(-len(data) // batch_size)):
+            predicted = model.logits(model.features(batch.inputs).float()).argmax(1).cpu()
+            labels = batch.labels.cpu()
+            group = torch.bucketize(labels, edges, right=True)
+            total += torch.bincount(group, minlength=groups)
+            correct += torch.bincount(group[predicted == labels], minlength=groups)
+    return {"correct": correct, "total": total}

@@ -1,0 +1,148 @@
+"""LoRM: merge low-rank adapters by matching responses, one factor at a time, across clients and tasks.
+
+Salami et al., Closed-form merging of parameter-efficient modules for federated continual learning, ICLR 2025
+(arXiv 2410.17961).
+
+Each task starts from the pre-trained weights with a fresh adapter W0 + B A. Rounds alternate: all clients share A and
+train B, then share B and train A. With G_i the Gram of client i's inputs to the layer,
+
+    B round    B* = (sum_i B_i A G_i A^T) (A sum_i G_i A^T)^-1
+    A round    A* = (sum_i A_i G_i) (sum_i G_i)^-1
+    tasks      dW* = (sum_t B_t A_t Gbar_t) (sum_t Gbar_t)^-1,   Gbar_t = sum_i G_i at the end of task t
+
+The head is merged like a layer, with the Gram of the features. Until a task is consolidated, the model is
+W0 + mean over tasks of B_t A_t; after it, W0 + dW*.
+
+Travels up: one factor, its right Gram (B round: r x r), the task's head with its Gram, the sample count; at the end
+of a task the layers' Grams. Travels down: what is new. All of it are sums.
+Differs from the public code: a B round sends the projected Gram A G A^T, from which the same B* follows, not G; only
+the Gram entries that are used are accumulated; a ridge to the mean in place of a pseudo-inverse; consolidation in
+factors; the head's bias is solved with its weight (`head_bias = "averaged"` averages it as published).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from fedbraid.algebra import Statistic, Tensors, without
+from fedbraid.core import Data, Method, Model, Round, State
+from fedbraid.errors import UserError
+from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
+from fedbraid.merges import RegMean
+from fedbraid.methods import lorm_memory as memory
+from fedbraid.methods.base import About, Setting, grow, head_of
+from fedbraid.phases import Measure, Train, evaluate, serve
+
+
+@dataclass(frozen=True)
+class LoRM:
+    """The options of LoRM; the defaults are ours, the recipe `lorm/published` has the paper's."""
+
+    gram: Literal["diagonal", "low_rank", "full"] = "diagonal"
+    """The form of the Grams of A rounds and tasks; diagonal in every published command."""
+    gram_rank: int = 8
+    """The eigenpairs kept under `low_rank`."""
+    gram_off_diagonal: float = 1.0
+    """What the off-diagonals of a `full` or `low_rank` Gram are multiplied by (the paper's alpha for the backbone)."""
+    gram_model: Literal["trained", "averaged"] = "averaged"
+    """The model that Grams are measured on: the client's own, or the published mean over the tasks with it."""
+    gram_data: Literal["clean", "augmented"] = "clean"
+    """Whether the inputs of Grams are augmented like training data (published) or not."""
+    gram_passes: int = 1
+    ridge: float = 1e-6
+    """The ridge to the mean, relative to the mean diagonal entry of a Gram."""
+    head_off_diagonal: float = 0.5
+    """What the off-diagonals of the head's Gram are multiplied by; 0.5 in the paper (0.3 on CUB-200)."""
+    head_bias: Literal["solved", "averaged"] = "solved"
+
+    about: ClassVar[About] = About(
+        name="lorm",
+        title="LoRM",
+        family="closed form",
+        citation="Salami et al., ICLR 2025, arXiv 2410.17961",
+        travels="one low-rank factor, its right Gram, head and its Gram, sample count",
+        adapters=("lora",),
+    )
+
+    def build(self, setting: Setting) -> Method:
+        """`UserError` for options out of range, an adapter without factors, or a scale other than one."""
+        self._check()
+        if setting.adapter.kind != "lora":
+            raise UserError("method 'lorm' merges low-rank factors; set adapter.kind = 'lora'")
+        if setting.adapter.scale != 1:
+            raise UserError(f"method 'lorm' has LoRA scale 1; remove adapter.alpha = {setting.adapter.alpha:g}")
+        train = Train(
+            rounds=setting.rounds,
+            kinds=lambda round: (trained_factor(round), head_of(round)),
+            training=setting.training,
+            merge=RegMean(self.ridge),
+            weights=_current_task,
+            measures=self._round_grams,
+            cohort=setting.cohort,
+        )
+        consolidate = Measure(self._task_grams, self._consolidate, lifted=memory.additive, cohort=setting.cohort)
+        return Method(
+            name=self.about.name,
+            phases={"start": serve(_start), "train": train, "consolidate": consolidate},
+            evaluate=evaluate(memory.predicting, setting.test_offsets),
+            predicting=memory.predicting,
+        )
+
+    def _check(self) -> None:
+        for name in ("gram_off_diagonal", "head_off_diagonal"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} = {getattr(self, name):g}: off-diagonals are multiplied by 0 to 1")
+        for name in ("gram_rank", "gram_passes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if not self.ridge >= 0:
+            raise UserError(f"ridge = {self.ridge:g}: must not be negative")
+
+    def _round_grams(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        """The right Grams of the factor that was trained, and of the head."""
+        factor = trained_factor(round)
+        wanted = [self._gram_of_head(round)] + [
+            GramOf(f"lora_B/{layer}", layer, projection=shared[f"lora_A/{layer}"])
+            if factor == "lora_B"
+            else self._gram_of_layer(layer)
+            for layer in model.layers
+        ]
+        return self._measure(model, shared, data, round, wanted)
+
+    def _task_grams(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        """The Grams of all layers at the end of a task."""
+        return self._measure(model, shared, data, round, [self._gram_of_layer(layer) for layer in model.layers])
+
+    def _measure(self, model: Model, shared: Tensors, data: Data, round: Round, wanted: Sequence[GramOf]) -> Tensors:
+        weights = _current_task(shared, round) if self.gram_model == "trained" else memory.averaged(shared)
+        passes = Passes(self.gram_passes, self.gram_data == "augmented")
+        return measure_grams(model, weights, data, round, wanted=wanted, passes=passes)
+
+    def _gram_of_layer(self, layer: str) -> GramOf:
+        key = f"lora_A/{layer}"
+        return GramOf(key, layer, self.gram, rank=self.gram_rank, off_diagonal=self.gram_off_diagonal)
+
+    def _gram_of_head(self, round: Round) -> GramOf:
+        ones = "joined" if self.head_bias == "solved" else "apart"
+        return GramOf(head_of(round), FEATURES, off_diagonal=self.head_off_diagonal, ones=ones)
+
+    def _consolidate(self, _model: Model, state: State, total: Statistic, round: Round) -> State:
+        return memory.remember(state, total, round.task.index, ridge=self.ridge)
+
+
+def trained_factor(round: Round) -> str:
+    """Round 0 of every task trains B, the next A, and so on."""
+    return "lora_B" if round.index % 2 == 0 else "lora_A"
+
+
+def _start(model: Model, state: State, round: Round) -> State:
+    """A task begins with fresh factors, drawn by the server, and a fresh head."""
+    grown = grow(model, state, round)
+    return State({**grown.shared, **model.fresh(round.generator("adapter"))}, grown.server)
+
+
+def _current_task(shared: Tensors, _round: Round) -> Tensors:
+    """The pre-trained weights with the adapter of this task alone."""
+    return without(shared, memory.TASK, memory.SOLVED)

@@ -1,0 +1,84 @@
+"""Choosing the linear layers that an adapter tunes, by kind and by block.
+
+Backbones differ in names but not in shape: numbered blocks, each with linear layers for attention and for a
+feed-forward network. A layer outside the numbered blocks (pooler, patch embedding, head) is never chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from fedbraid.errors import UserError
+
+KINDS = ("all", "attention", "mlp", "qkv")
+
+_ATTENTION = re.compile(
+    r"(^|\.)(attn|attention|self_attn|self_attention|SelfAttention|EncDecAttention|crossattention)(\.|$)"
+)
+_QKV = re.compile(r"(^|\.)(qkv|query|key|value|q_proj|k_proj|v_proj|query_key_value|c_attn|q|k|v)$")
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = "") -> dict[str, nn.Linear]:
+    """The chosen layers by name, in the model's order.
+
+    `kind` is one of `KINDS` (`qkv` also fits a fused projection), or a list of name endings such as `["fc1", "fc2"]`.
+    `blocks` is a list of block numbers and ranges, as in `"0-3,6"`; empty means all.
+    Raises `UserError` where nothing fits, with the names there are.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _block(name) is not None
+    }
+    wanted = _numbers(blocks)
+    chosen = {
+        name: layer for name, layer in layers.items() if _is(kind, name) and (wanted is None or _block(name) in wanted)
+    }
+    if not chosen:
+        endings = sorted({_BLOCK.split(f".{name}")[-1] for name in layers})
+        count = len({_block(name) for name in layers})
+        raise UserError(
+            f"no layer fits adapter.layers = {kind!r} with adapter.blocks = {blocks!r}; the backbone has {count} "
+            f"blocks (0 to {count - 1}) with the linear layers {', '.join(endings) or '(none)'}"
+        )
+    return chosen
+
+
+def _is(kind: str | Sequence[str], name: str) -> bool:
+    if not isinstance(kind, str):
+        return any(name == ending or name.endswith("." + ending) for ending in kind)
+    if kind == "all":
+        return True
+    if kind == "attention":
+        return bool(_ATTENTION.search(name))
+    if kind == "qkv":
+        return bool(_ATTENTION.search(name)) and bool(_QKV.search(name))
+    if kind == "mlp":
+        return not _ATTENTION.search(name)
+    raise UserError(f"adapter.layers = {kind!r} is none of {', '.join(KINDS)}; or give a list of layer name endings")
+
+
+def _block(name: str) -> int | None:
+    """The number of the block that a layer belongs to: the first number in its name."""
+    found = _BLOCK.search(f".{name}")
+    return int(found.group(1)) if found else None
+
+
+def _numbers(text: str) -> set[int] | None:
+    """`"0-3,6"` as a set of numbers; None for all."""
+    if not text.strip():
+        return None
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not found:
+            raise UserError(
+                f"adapter.blocks = {text!r} is no list of block numbers; write for example '0-3' or '0,2,5'"
+            )
+        first = int(found.group(1))
+        numbers |= set(range(first, int(found.group(2) or first) + 1))
+    return numbers

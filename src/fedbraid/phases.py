@@ -1,0 +1,146 @@
+"""The kinds of communication round that methods are made of.
+
+    Train     clients train and send what they tuned (and measured); the server merges
+    Measure   clients measure on the model as it is; the server absorbs the sum
+    serve     a step of the server alone
+    evaluate  clients count right answers; the state stays as it is
+
+All have one shape (see `core.Phase`), so the engine and the runtimes do not tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedbraid.algebra import Statistic, Tensors, without
+from fedbraid.core import Client, ClientId, Data, Model, Round, State, Task
+from fedbraid.local.measures import count_right
+from fedbraid.local.objectives import Objective, cross_entropy
+from fedbraid.local.training import Training, train
+from fedbraid.merges import Merge
+
+Cohort = Callable[[Sequence[ClientId], Round], Sequence[ClientId]]
+
+
+def everyone(clients: Sequence[ClientId], _round: Round) -> Sequence[ClientId]:
+    """All clients take part."""
+    return clients
+
+
+def nobody(_clients: Sequence[ClientId], _round: Round) -> Sequence[ClientId]:
+    """The cohort of a step of the server alone."""
+    return ()
+
+
+def train_samples(client: Client, task: Task) -> Data:
+    """The client's training samples of the task."""
+    return client.train(task)
+
+
+def test_samples(client: Client, task: Task) -> Data:
+    """The client's test samples of all tasks seen."""
+    return client.test(task)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`count` clients drawn without replacement, anew in every round, by the round's own seed."""
+
+    count: int
+
+    def __call__(self, clients: Sequence[ClientId], round: Round) -> Sequence[ClientId]:
+        order = torch.randperm(len(clients), generator=round.generator("cohort"))
+        drawn: list[int] = order[: self.count].tolist()
+        return [clients[i] for i in sorted(drawn)]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Clients train `kinds(round)` from `weights(shared, round)`; the server merges.
+
+    `measures` are taken after training, on what was received with the trained values in place; what they return
+    travels with the update.
+    """
+
+    rounds: int
+    kinds: Callable[[Round], Sequence[str]]
+    training: Training
+    merge: Merge
+    weights: Callable[[Tensors, Round], Tensors]
+    measures: Callable[[Model, Tensors, Data, Round], Tensors] | None = None
+    objectives: Sequence[Objective] = (cross_entropy,)
+    cohort: Cohort = everyone
+    data: Callable[[Client, Task], Data] = train_samples
+    evaluated: bool = True
+
+    def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        trained = train(
+            model,
+            self.weights(shared, round),
+            self.kinds(round),
+            data,
+            round,
+            shared=shared,
+            training=self.training,
+            objectives=self.objectives,
+        )
+        values = without(trained, "metric")
+        measured = self.measures(model, {**shared, **values}, data, round) if self.measures else {}
+        return {"count": torch.tensor(float(len(data)), dtype=torch.float64), **trained, **measured}
+
+    def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
+        metrics = Statistic({key: value for key, value in update.items() if key.startswith("metric/")})
+        return self.merge.lift(without(update, "metric")) + metrics
+
+    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:  # noqa: ARG002
+        merged = {key: value.float() for key, value in self.merge.solve(total).items()}
+        return State({**state.shared, **merged}, state.server)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Clients measure on what they received; `absorb` puts the sum into the state."""
+
+    statistic: Callable[[Model, Tensors, Data, Round], Tensors]
+    absorb: Callable[[Model, State, Statistic, Round], State]
+    lifted: Callable[[Tensors], Statistic] = Statistic
+    rounds: int = 1
+    cohort: Cohort = everyone
+    data: Callable[[Client, Task], Data] = train_samples
+    evaluated: bool = True
+
+    def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        return self.statistic(model, shared, data, round)
+
+    def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
+        return self.lifted(update)
+
+    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:
+        return self.absorb(model, state, total, round)
+
+
+def serve(step: Callable[[Model, State, Round], State]) -> Measure:
+    """A step of the server alone: nobody takes part, so the sum is `ZERO`."""
+
+    def nothing(_model: Model, _shared: Tensors, _data: Data, _round: Round) -> Tensors:
+        return {}
+
+    def absorb(model: Model, state: State, _total: Statistic, round: Round) -> State:
+        return step(model, state, round)
+
+    return Measure(nothing, absorb, cohort=nobody, evaluated=False)
+
+
+def evaluate(weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None) -> Measure:
+    """Right answers on test samples, by group of classes: the given offsets, or the tasks seen so far."""
+
+    def count(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        return count_right(model, weights(shared), data, offsets=offsets or round.task.offsets)
+
+    def keep(_model: Model, state: State, _total: Statistic, _round: Round) -> State:
+        return state
+
+    return Measure(count, keep, data=test_samples, evaluated=False)

@@ -1,0 +1,1 @@
+"""Reports: what people see of a run. Each consumes events or the records of events."""

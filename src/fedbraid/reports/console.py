@@ -1,0 +1,118 @@
+"""What a terminal shows of a run: bars while it works, one line a round, a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedbraid.progress import shown_on
+from fedbraid.reports.records import Record
+
+
+class Bars:
+    """A display of nested loops: one bar each, gone when the loop ends."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def begin(self, what: str, total: int | None) -> int:
+        return int(self._progress.add_task(what, total=total))
+
+    def advance(self, loop: int) -> None:
+        self._progress.advance(TaskID(loop))
+
+    def end(self, loop: int) -> None:
+        self._progress.remove_task(TaskID(loop))
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[None]:
+    """Long steps inside this context show bars with time left."""
+    columns = (
+        TextColumn("[dim]{task.description:<22}"),
+        BarColumn(bar_width=30),
+        TextColumn("[dim]{task.completed:>5.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress, shown_on(Bars(progress)):
+        yield
+
+
+def headline(console: Console, facts: Mapping[str, Any], folder: Path) -> None:
+    """What is about to run."""
+    console.print(
+        f"[bold]{facts['method']}[/] on [bold]{facts['data']}[/] with backbone [bold]{facts['backbone']}[/]: "
+        f"{facts['tasks']} tasks, {facts['clients']} clients, {facts['partition']['kind']} partition, "
+        f"seed {facts['seed']}"
+    )
+    for note in facts["notes"]:
+        console.print(f"[yellow]note[/] {note}")
+    console.print(f"[dim]folder {folder}[/]\n")
+
+
+def round_line(event: Record, tasks: int) -> str | None:
+    """One finished round in one line; None for a step of the server alone."""
+    if not event["reported"]:
+        return None
+    clients = len(event["reported"])
+    parts = [
+        f"task [bold]{event['task'] + 1}[/]/{tasks}",
+        f"{event['phase']} {event['round'] + 1}" if event["phase"] == "train" else event["phase"],
+        f"loss {event['loss']:.3f}" if event["loss"] is not None else "",
+        _accuracy(event),
+        f"[dim]up {_size(sum(event['bytes_up'].values()) / clients)}"
+        f"  down {_size(sum(event['bytes_down'].values()) / clients)}"
+        f"  {event['seconds'] + event['test_seconds']:.1f} s[/]",
+    ]
+    widths = (10, 12, 11, 15, 0)
+    return "  ".join(_padded(part, width) for part, width in zip(parts, widths, strict=True))
+
+
+def final_table(console: Console, results: Mapping[str, Any], folder: Path) -> None:
+    """The accuracy matrix and the metrics of a finished run."""
+    matrix = results["accuracy_matrix"]
+    table = Table(title="accuracy % (row: after task, column: on task)", title_justify="left", box=None)
+    table.add_column("after", justify="right", style="dim")
+    for j in range(len(matrix[-1])):
+        table.add_column(f"task {j + 1}", justify="right")
+    table.add_column("all seen", justify="right", style="bold")
+    for t, (row, overall) in enumerate(zip(matrix, results["accuracy_by_task"], strict=True)):
+        blanks = [""] * (len(matrix[-1]) - len(row))
+        label = str(t + 1) if len(matrix) > 1 else "all"
+        table.add_row(label, *[f"{100 * value:.1f}" for value in row], *blanks, f"{100 * overall:.1f}")
+    console.print()
+    console.print(table)
+    console.print(
+        f"\nFAA [bold]{100 * results['faa']:.1f}[/]   AIA [bold]{100 * results['aia']:.1f}[/]   "
+        f"forgetting [bold]{100 * results['forgetting']:.1f}[/]   "
+        f"per client up {_size(results['bytes_up_per_client'])}, down {_size(results['bytes_down_per_client'])}   "
+        f"{results['seconds']:.0f} s"
+    )
+    console.print(f"[dim]report[/] {folder / 'report.html'}")
+
+
+def _accuracy(event: Record) -> str:
+    if not event["total"]:
+        return ""
+    return f"accuracy [bold]{100 * sum(event['correct']) / sum(event['total']):.1f}[/]"
+
+
+def _padded(text: str, width: int) -> str:
+    """The text filled up to a width that counts no markup."""
+    from rich.text import Text
+
+    return text + " " * max(width - Text.from_markup(text).cell_len, 0)
+
+
+def _size(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,233 @@
+"""A run is one folder: everything that is needed to continue it, to repeat it and to look at it.
+
+    config.toml      the whole configuration; `fedbraid run config.toml` repeats the run
+    environment.json versions and machine class
+    partition.json   which client holds which samples
+    summary.json     what is run on what, in the words of the report
+    events.jsonl     one record a finished round
+    state/           the newest generations of the state (see `checkpoint`)
+    results.json     the metrics, once the run is finished
+    report.html      the report
+
+After every round the record is appended and synced, then the state is written with the length of the log that belongs
+to it; a log that is ahead of the state is cut back when the run is resumed. So the folder can be left at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedbraid import checkpoint
+from fedbraid import config as configs
+from fedbraid.checkpoint import Checkpoint, disk_error, state_sha256, write_durably
+from fedbraid.config import Config
+from fedbraid.core import Event, State
+from fedbraid.data import save_partition
+from fedbraid.environment import differences, environment
+from fedbraid.errors import UserError
+from fedbraid.evaluation import metrics, rows_of
+from fedbraid.experiment import Experiment, build
+from fedbraid.reports import records
+from fedbraid.reports.html import render
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with the experiment it holds, ready to go on from `start`."""
+
+    folder: Path
+    experiment: Experiment
+    start: Checkpoint | None = None
+
+    def events(self) -> Iterator[Event]:
+        """The remaining events; each is on disk before it is given out. The results are written at the end."""
+        state = self.start.state if self.start else State()
+        for event in self.experiment.events(self.start):
+            state = event.state
+            length = _append(self.folder / "events.jsonl", records.line(records.record(event)))
+            memory = self.experiment.runtime.memory()
+            checkpoint.write(self.folder / "state", Checkpoint(event.number + 1, state, memory, length))
+            yield event
+        _write_json(self.folder / "results.json", self._results(state))
+        write_report(self.folder)
+
+    def _results(self, state: State) -> dict[str, Any]:
+        events = records.read(self.folder / "events.jsonl")
+        facts = {
+            "finished": True,
+            **summary(self.experiment),
+            **asdict(metrics(rows_of(events))),
+            **costs(events),
+            "peak_rss_bytes": _peak_memory(),
+            "state_sha256": state_sha256(state),
+        }
+        return facts | {"environment": environment(self.experiment.model.device)}
+
+
+def start(config: Config, folder: Path) -> Run:
+    """A new run in a new folder; `UserError` where the folder already holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = (folder / "config.toml").is_file()
+        hint = f"continue it with 'fedbraid resume {folder}', or" if held else ""
+        raise UserError(f"{folder} already holds {'a run' if held else 'files'}: {hint} choose another --out")
+    experiment = build(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
+    write_durably(folder / "config.toml", configs.to_toml(experiment.config).encode())
+    _describe(folder, experiment)
+    return Run(folder, experiment)
+
+
+def resume(folder: Path, *, force: bool = False) -> Run:
+    """The run of a folder, ready to go on after its last finished round.
+
+    Raises `UserError` where the folder holds no run, or where libraries or machine differ and `force` is not set.
+    """
+    config = read_config(folder)
+    last = checkpoint.read(folder / "state")
+    partition = folder / "partition.json"
+    experiment = build(
+        config,
+        partition_file=partition if partition.is_file() else None,
+        memory=last.memory if last else None,
+    )
+    _check_environment(folder, experiment, force=force)
+    _cut(folder / "events.jsonl", last.events_bytes if last else 0)
+    _describe(folder, experiment)
+    return Run(folder, experiment, last)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a run folder; `UserError` where there is none."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run (it has no config.toml); start one with 'fedbraid run --out {folder}'")
+    return configs.read(str(path))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of a run folder, or what can be said of one that is not finished."""
+    path = folder / "results.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    facts = read_summary(folder)
+    events = records.read(folder / "events.jsonl")
+    rows = rows_of(events)
+    found = asdict(metrics(rows)) if rows else {}
+    return {"finished": False, **facts, **found, **costs(events)}
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a run folder says of itself; `UserError` where the run has not begun."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise UserError(f"the run in {folder} has not begun; begin it with 'fedbraid resume {folder}'")
+    return json.loads(path.read_text())
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` from what the folder holds, and gives its path."""
+    events = records.read(folder / "events.jsonl")
+    page = render(read_results(folder), events, (folder / "config.toml").read_text())
+    path = folder / "report.html"
+    write_durably(path, page.encode())
+    return path
+
+
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """What was run, in the words of the report."""
+    names = experiment.stream.names(experiment.dataset.class_names)
+    partition = experiment.partition
+    spread = {
+        client: [len(experiment.runtime.party(client).train(task)) for task in experiment.tasks]
+        for client in experiment.runtime.clients
+    }
+    return {
+        **_named(experiment.config),
+        "clients": len(experiment.runtime.clients),
+        "tasks": len(names),
+        "task_classes": [list(task) for task in names],
+        "rounds": experiment.rounds,
+        "partition": {"kind": partition.kind, "samples": spread},
+        "notes": [experiment.dataset.note] if experiment.dataset.note else [],
+    }
+
+
+def costs(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Bytes by client (the mean over all clients that took part) and seconds of clients and evaluation."""
+    return {
+        "bytes_up_per_client": _mean_by_client(events, "bytes_up"),
+        "bytes_down_per_client": _mean_by_client(events, "bytes_down"),
+        "seconds": sum(event["seconds"] + event["test_seconds"] for event in events),
+    }
+
+
+def _named(config: Config) -> dict[str, Any]:
+    name = Path(config.data.name).stem if os.sep in config.data.name else config.data.name
+    backbone = config.backbone.name.rstrip("/")
+    short = Path(backbone).name if os.sep in backbone and Path(backbone).exists() else backbone.partition("@")[0]
+    return {"method": config.method["name"], "data": name, "backbone": short, "seed": config.run.seed}
+
+
+def _mean_by_client(events: Sequence[Mapping[str, Any]], key: str) -> float:
+    totals: dict[str, int] = {}
+    for event in events:
+        for client, size in event[key].items():
+            totals[client] = totals.get(client, 0) + size
+    return sum(totals.values()) / max(len(totals), 1)
+
+
+def _describe(folder: Path, experiment: Experiment) -> None:
+    """Writes what a run folder says of itself, as far as it does not say it yet."""
+    _write_json(folder / "summary.json", summary(experiment))
+    if not (folder / "partition.json").is_file():
+        save_partition(experiment.partition, folder / "partition.json")
+    if not (folder / "environment.json").is_file():
+        _write_json(folder / "environment.json", environment(experiment.model.device))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_durably(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _check_environment(folder: Path, experiment: Experiment, *, force: bool) -> None:
+    path = folder / "environment.json"
+    if force or not path.is_file():
+        return
+    changed = differences(json.loads(path.read_text()), environment(experiment.model.device))
+    if changed:
+        raise UserError(
+            f"{folder} was computed in another environment ({'; '.join(changed)}), so the numbers would not be "
+            "those of one run; restore it, or continue all the same with --force"
+        )
+
+
+def _append(path: Path, line: bytes) -> int:
+    """The length of the log after the line is on disk."""
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+    except OSError as error:
+        raise disk_error(error, path, len(line)) from error
+
+
+def _cut(path: Path, length: int) -> None:
+    if path.is_file() and path.stat().st_size > length:
+        os.truncate(path, length)
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,107 @@
+"""All clients in this process, one after another, with one model in memory whatever their number.
+
+Every message passes through the codec, so bytes and rounding are those of a real deployment; sums are taken in the
+order of client ids.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from fedbraid.algebra import ZERO, Statistic, Tensors
+from fedbraid.core import EVALUATE, Client, ClientId, Data, Method, Model, Outcome, Phase, Round
+from fedbraid.errors import UserError
+from fedbraid.progress import track
+from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.delivery import Delivery
+
+
+class InProcess:
+    """A runtime over clients in memory.
+
+    `lift_on` says where updates become statistics: on the server (small for most methods) or on the client (only what
+    adds leaves it); the sum is the same up to the rounding of the wire.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: Model,
+        clients: Mapping[ClientId, Client],
+        evaluators: Mapping[ClientId, Client],
+        *,
+        codec: Codec | None = None,
+        lift_on: Literal["server", "client"] = "server",
+        memory: Mapping | None = None,
+    ) -> None:
+        if not clients:
+            raise UserError("a run needs at least one client")
+        self.clients: Sequence[ClientId] = sorted(clients)
+        self.evaluators: Sequence[ClientId] = sorted(evaluators)
+        self._method = method
+        self._model = model
+        self._parties = {**clients, **evaluators}
+        self._codec = codec or Codec()
+        self._lift_on = lift_on
+        self._delivery = Delivery(memory)
+
+    def party(self, client: ClientId) -> Client:
+        """The client or evaluator of that id."""
+        return self._parties[client]
+
+    def memory(self) -> Mapping:
+        """What a resumed runtime needs to know of the messages sent so far."""
+        return self._delivery.memory()
+
+    def sum(self, shared: Tensors, round: Round, cohort: Sequence[ClientId]) -> Outcome:
+        """The sum of the cohort's statistics; clients without samples for this round are idle."""
+        if not cohort:
+            return Outcome(ZERO)
+        begin = time.perf_counter()
+        phase = self._method.phase(round)
+        data = {client: phase.data(self._parties[client], round.task) for client in sorted(cohort)}
+        active = [client for client in data if len(data[client]) > 0]
+        if not active:
+            raise UserError(f"no client has samples for task {round.task.index}; check data and partition")
+        self._delivery.publish(shared)
+        received = self._broadcast(shared)
+        result, up, down = ZERO, dict[ClientId, int](), dict[ClientId, int]()
+        for client in track(active, _title(round)):
+            down[client] = self._download_bytes(shared, client, round)
+            payload = self._upload(phase, received, data[client], round)
+            up[client] = len(payload)
+            result = result + self._lifted(phase, received, payload, round)
+        idle = tuple(client for client in data if client not in up)
+        return Outcome(result, tuple(active), idle, up, down, time.perf_counter() - begin)
+
+    def _broadcast(self, shared: Tensors) -> Tensors:
+        """The shared tensors as every client has them: rounded by the codec, decoded once for all of them."""
+        return self._codec.decode(self._codec.encode(shared)).tensors
+
+    def _download_bytes(self, shared: Tensors, client: ClientId, round: Round) -> int:
+        news = self._delivery.news(client)
+        return len(self._codec.encode({key: shared[key] for key in news}, _address(round, client)))
+
+    def _upload(self, phase: Phase, received: Tensors, data: Data, round: Round) -> bytes:
+        """What the client sends, as bytes."""
+        update = phase.client_update(self._model, received, data, round)
+        if self._lift_on == "client":
+            update = phase.lift(received, update, round)
+        return self._codec.encode(update, _address(round, data.client))
+
+    def _lifted(self, phase: Phase, received: Tensors, payload: bytes, round: Round) -> Statistic:
+        tensors = self._codec.decode(payload).tensors
+        return Statistic(tensors) if self._lift_on == "client" else phase.lift(received, tensors, round)
+
+
+def _address(round: Round, client: ClientId) -> dict[str, str]:
+    """The text of a message: which round, which client."""
+    place = {"task": round.task.index, "phase": round.phase, "round": round.index, "client": client}
+    return {"address": json.dumps(place)}
+
+
+def _title(round: Round) -> str:
+    return "evaluation" if round.phase == EVALUATE else f"round {round.index + 1} ({round.phase})"
