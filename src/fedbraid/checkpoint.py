@@ -25,6 +25,8 @@ from fedbraid.core import State
 from fedbraid.errors import RunError, StoppedRun
 
 GENERATIONS = 2
+DRAFT = ".part"
+"""The ending of a file that is still being written; what a crash leaves of it means nothing."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,15 @@ def _sealed(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _opened(sealed: bytes) -> dict[str, Any]:
-    body, _, seal = sealed.decode("utf-8", errors="replace").partition("\n")
-    if hashlib.sha256(body.encode()).hexdigest() != seal.strip("\n"):
+    manifest = json.loads(sealed.partition(b"\n")[0])
+    if _sealed(manifest) != sealed:
         raise ValueError("the manifest does not have the recorded SHA-256")
-    return json.loads(body)
+    return manifest
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replaces `path` by a file with this content: after a crash it holds the old content or the new, never a part."""
-    draft = path.with_name(f".{path.name}.part")
+    draft = path.with_name(f".{path.name}{DRAFT}")
     try:
         with draft.open("wb") as file:
             file.write(content)

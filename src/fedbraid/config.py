@@ -30,7 +30,7 @@ else:
 class Section(BaseModel):
     """A table of the configuration: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class DataConfig(Section):

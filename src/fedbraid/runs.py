@@ -26,7 +26,7 @@ from typing import Any
 
 from fedbraid import checkpoint
 from fedbraid import config as configs
-from fedbraid.checkpoint import Checkpoint, disk_error, state_sha256, write_durably
+from fedbraid.checkpoint import DRAFT, Checkpoint, disk_error, state_sha256, write_durably
 from fedbraid.config import Config
 from fedbraid.core import Event, State
 from fedbraid.data import save_partition
@@ -73,7 +73,7 @@ class Run:
 
 def start(config: Config, folder: Path) -> Run:
     """A new run in a new folder; `UserError` where the folder already holds something."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != DRAFT for path in folder.iterdir())):
         held = (folder / "config.toml").is_file()
         hint = f"continue it with 'fedbraid resume {folder}', or" if held else ""
         raise UserError(f"{folder} already holds {'a run' if held else 'files'}: {hint} choose another --out")

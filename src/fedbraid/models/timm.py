@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def load_timm(name: str) -> Backbone:
 
     architecture, _, file = name.removeprefix("timm:").partition("@")
     if not timm.is_model(architecture):
-        near = timm.list_models(f"*{architecture[:8]}*")[:5]
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         raise UserError(f"timm has no model {architecture!r}; near names: {', '.join(near) or 'none'}")
     try:
         module = timm.create_model(architecture, pretrained=not file, num_classes=0)

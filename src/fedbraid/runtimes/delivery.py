@@ -1,58 +1,83 @@
 """Sending only what is new.
 
-The server remembers when each shared tensor last changed and what each client has received, so a download carries the
-tensors that a client does not have in their present form. The memory is plain data and part of a checkpoint.
+The server remembers, for every shared tensor, when its name last changed content and when that content first appeared;
+and for every client, up to when it has received. A download carries the contents that the client does not have, tells
+which names now stand for contents it has already (a finished task's factors move to another name), and which names are
+gone. The memory is plain data and part of a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import ClientId
 
 
+@dataclass(frozen=True)
+class News:
+    """What a client needs: names to send with their tensors, (name, digest) of contents it has, names gone."""
+
+    send: tuple[str, ...]
+    same: tuple[tuple[str, str], ...]
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    digest: str
+    named: int
+    appeared: int
+
+
 class Delivery:
     """Versions of the shared tensors, and the version up to which each client has them."""
 
-    def __init__(self, memory: Mapping | None = None) -> None:
+    def __init__(self, memory: Mapping[str, Any] | None = None) -> None:
         memory = memory or {}
         self._clock: int = memory.get("clock", 0)
-        self._changed: dict[str, tuple[str, int]] = {
-            key: (digest, version) for key, (digest, version) in memory.get("changed", {}).items()
-        }
+        self._entries = {key: _Entry(*entry) for key, entry in memory.get("entries", {}).items()}
+        self._gone: dict[str, int] = dict(memory.get("gone", {}))
         self._has: dict[ClientId, int] = dict(memory.get("has", {}))
 
-    def memory(self) -> dict:
+    def memory(self) -> dict[str, Any]:
         """Plain data from which an equal `Delivery` is made."""
-        return {
-            "clock": self._clock,
-            "changed": {k: list(v) for k, v in self._changed.items()},
-            "has": {**self._has},
-        }
+        entries = {key: [entry.digest, entry.named, entry.appeared] for key, entry in self._entries.items()}
+        return {"clock": self._clock, "entries": entries, "gone": dict(self._gone), "has": dict(self._has)}
 
     def publish(self, shared: Tensors) -> None:
         """Notes which tensors differ from those published before."""
         self._clock += 1
-        changed: dict[str, tuple[str, int]] = {}
+        known = {entry.digest: entry.appeared for entry in self._entries.values()}
+        entries: dict[str, _Entry] = {}
         for key, tensor in shared.items():
             digest = _digest(tensor)
-            before = self._changed.get(key)
-            changed[key] = before if before and before[0] == digest else (digest, self._clock)
-        self._changed = changed
+            before = self._entries.get(key)
+            kept = before is not None and before.digest == digest
+            named = before.named if before and kept else self._clock
+            entries[key] = _Entry(digest, named, known.setdefault(digest, self._clock))
+        removed = [key for key in self._entries if key not in entries]
+        self._gone = {key: at for key, at in self._gone.items() if key not in entries}
+        self._gone |= dict.fromkeys(removed, self._clock)
+        self._entries = entries
 
-    def news(self, client: ClientId) -> tuple[str, ...]:
-        """The keys that this client needs; it counts as having received them."""
+    def news(self, client: ClientId) -> News:
+        """What this client needs; it counts as having received it. Of equal new contents one is sent."""
         since = self._has.get(client, 0)
         self._has[client] = self._clock
-        return tuple(key for key, (_, version) in self._changed.items() if version > since)
+        new = {key: entry for key, entry in self._entries.items() if entry.named > since}
+        first = {entry.digest: key for key, entry in reversed(new.items()) if entry.appeared > since}
+        send = tuple(key for key, entry in new.items() if first.get(entry.digest) == key)
+        same = tuple((key, entry.digest) for key, entry in new.items() if first.get(entry.digest) != key)
+        gone = tuple(key for key, at in self._gone.items() if at > since > 0)
+        return News(send, same, gone)
 
 
 def _digest(tensor: Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().view(torch.uint8) if tensor.ndim else tensor.detach().cpu().reshape(1)
     header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(header + data.numpy().tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(header + tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()

@@ -16,7 +16,7 @@ from fedbraid.core import EVALUATE, Client, ClientId, Data, Method, Model, Outco
 from fedbraid.errors import UserError
 from fedbraid.progress import track
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.delivery import Delivery
+from fedbraid.runtimes.delivery import Delivery, News
 
 
 class InProcess:
@@ -47,6 +47,7 @@ class InProcess:
         self._codec = codec or Codec()
         self._lift_on = lift_on
         self._delivery = Delivery(memory)
+        self._messages: dict[News, bytes] = {}
 
     def party(self, client: ClientId) -> Client:
         """The client or evaluator of that id."""
@@ -67,10 +68,11 @@ class InProcess:
         if not active:
             raise UserError(f"no client has samples for task {round.task.index}; check data and partition")
         self._delivery.publish(shared)
+        self._messages.clear()
         received = self._broadcast(shared)
         result, up, down = ZERO, dict[ClientId, int](), dict[ClientId, int]()
         for client in track(active, _title(round)):
-            down[client] = self._download_bytes(shared, client, round)
+            down[client] = len(self._download(shared, client, round))
             payload = self._upload(phase, received, data[client], round)
             up[client] = len(payload)
             result = result + self._lifted(phase, received, payload, round)
@@ -81,26 +83,29 @@ class InProcess:
         """The shared tensors as every client has them: rounded by the codec, decoded once for all of them."""
         return self._codec.decode(self._codec.encode(shared)).tensors
 
-    def _download_bytes(self, shared: Tensors, client: ClientId, round: Round) -> int:
+    def _download(self, shared: Tensors, client: ClientId, round: Round) -> bytes:
+        """What the client is sent: what is new to it. Clients that miss the same get the same message."""
         news = self._delivery.news(client)
-        return len(self._codec.encode({key: shared[key] for key in news}, _address(round, client)))
+        if news not in self._messages:
+            text = {"round": _place(round), "same": json.dumps(news.same), "gone": json.dumps(news.gone)}
+            self._messages[news] = self._codec.encode({key: shared[key] for key in news.send}, text)
+        return self._messages[news]
 
     def _upload(self, phase: Phase, received: Tensors, data: Data, round: Round) -> bytes:
         """What the client sends, as bytes."""
         update = phase.client_update(self._model, received, data, round)
         if self._lift_on == "client":
             update = phase.lift(received, update, round)
-        return self._codec.encode(update, _address(round, data.client))
+        return self._codec.encode(update, {"round": _place(round), "client": data.client})
 
     def _lifted(self, phase: Phase, received: Tensors, payload: bytes, round: Round) -> Statistic:
         tensors = self._codec.decode(payload).tensors
         return Statistic(tensors) if self._lift_on == "client" else phase.lift(received, tensors, round)
 
 
-def _address(round: Round, client: ClientId) -> dict[str, str]:
-    """The text of a message: which round, which client."""
-    place = {"task": round.task.index, "phase": round.phase, "round": round.index, "client": client}
-    return {"address": json.dumps(place)}
+def _place(round: Round) -> str:
+    """The round that a message belongs to, as text."""
+    return json.dumps({"task": round.task.index, "phase": round.phase, "round": round.index})
 
 
 def _title(round: Round) -> str:

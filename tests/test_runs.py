@@ -1,0 +1,175 @@
+"""Run folders: what they hold, resume after any round, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+
+import pytest
+
+from fedbraid import checkpoint, config, runs
+from fedbraid.errors import RunError, StoppedRun, UserError
+from fedbraid.reports import records
+
+SMALL = [
+    "data.classes=4",
+    "data.train_per_class=10",
+    "data.test_per_class=5",
+    "stream.tasks=2",
+    "partition.clients=2",
+    "partition.min_samples=1",
+    "training.rounds=2",
+    "training.epochs=1",
+]
+FILES = {
+    "config.toml",
+    "environment.json",
+    "partition.json",
+    "summary.json",
+    "events.jsonl",
+    "results.json",
+    "report.html",
+    "state",
+}
+EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
+
+
+def _settings(*more: str):
+    return config.read("", [*SMALL, *more])
+
+
+def _finish(run) -> dict:
+    for _ in run.events():
+        pass
+    return runs.read_results(run.folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    _finish(runs.start(_settings(), folder))
+    return folder
+
+
+def test_a_finished_run_holds_everything(whole):
+    results = runs.read_results(whole)
+    assert {path.name for path in whole.iterdir()} == FILES
+    assert results["finished"]
+    assert (results["method"], results["tasks"], results["clients"]) == ("lorm", 2, 2)
+    assert results["task_classes"] == [["0", "1"], ["2", "3"]]
+    assert [len(row) for row in results["accuracy_matrix"]] == [1, 2]
+    assert results["peak_rss_bytes"] > 1e8
+    events = records.read(whole / "events.jsonl")
+    assert len(events) == results["rounds"] == 8
+    assert results["bytes_up_per_client"] * 2 == sum(sum(event["bytes_up"].values()) for event in events)
+
+
+def test_its_configuration_repeats_it(whole, tmp_path):
+    again = _finish(runs.start(config.read(str(whole / "config.toml")), tmp_path / "again"))
+    before = runs.read_results(whole)
+    assert {key: again[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 4, 7])
+def test_a_run_stopped_after_any_round_ends_with_equal_bits(whole, tmp_path, rounds):
+    run = runs.start(_settings(), tmp_path / "run")
+    for _ in itertools.islice(run.events(), rounds):
+        pass
+    with (tmp_path / "run" / "events.jsonl").open("ab") as log:
+        log.write(b'{"event": 99, "half a rec')
+    resumed = _finish(runs.resume(tmp_path / "run"))
+    before = runs.read_results(whole)
+    assert {key: resumed[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
+    assert len(records.read(tmp_path / "run" / "events.jsonl")) == 8
+
+
+def test_a_damaged_state_costs_one_round_only(whole, tmp_path):
+    run = runs.start(_settings(), tmp_path / "run")
+    for _ in itertools.islice(run.events(), 4):
+        pass
+    newest = max((tmp_path / "run" / "state").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-7])
+    resumed = runs.resume(tmp_path / "run")
+    assert resumed.start.done == 3
+    assert _finish(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
+
+
+def test_an_unfinished_run_has_a_report(tmp_path):
+    run = runs.start(_settings(), tmp_path / "run")
+    for _ in itertools.islice(run.events(), 2):
+        pass
+    assert not runs.read_results(run.folder)["finished"]
+    assert "lorm" in runs.write_report(run.folder).read_text()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(whole):
+    before = sorted(path.stat().st_mtime_ns for path in whole.rglob("*"))
+    with pytest.raises(UserError, match="already holds a run: continue it with 'fedbraid resume"):
+        runs.start(_settings(), whole)
+    assert sorted(path.stat().st_mtime_ns for path in whole.rglob("*")) == before
+
+
+def test_bad_settings_leave_no_folder(tmp_path):
+    with pytest.raises(UserError, match="stream.tasks"):
+        runs.start(_settings("stream.tasks=9"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_library_set_is_refused_unless_forced(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"torch": "1.0"}))
+    with pytest.raises(UserError, match=r"another environment \(torch was 1\.0, is .*--force"):
+        runs.resume(tmp_path / "run")
+    assert runs.resume(tmp_path / "run", force=True).start.done == 8
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_state_saved(tmp_path):
+    run = runs.start(_settings("training.lr=1e30"), tmp_path / "run")
+    with pytest.raises(RunError, match=r"client \d.*task 0, train round 0.*[Ll]ower the learning rate"):
+        _finish(run)
+    assert checkpoint.read(tmp_path / "run" / "state").done == 1
+
+
+def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(whole, tmp_path, monkeypatch):
+    run = runs.start(_settings(), tmp_path / "run")
+    events = run.events()
+    next(events), next(events)
+    with monkeypatch.context() as patch:
+
+        def full(*_arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoppedRun, match=r"disk is full.*needs \d+ bytes"):
+            next(events)
+    resumed = _finish(runs.resume(tmp_path / "run"))
+    assert resumed["state_sha256"] == runs.read_results(whole)["state_sha256"]
+
+
+def test_joint_reports_every_task_after_one(tmp_path):
+    results = _finish(runs.start(_settings("method=joint"), tmp_path / "run"))
+    assert [len(row) for row in results["accuracy_matrix"]] == [2]
+    assert (results["clients"], results["forgetting"]) == (1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["backbone.name=nowhere/model"], "backbone"),
+        (["backbone.name=timm:deit_tinny"], "timm"),
+        (["partition.clients=200"], "clients"),
+        (["partition.clients_per_round=9"], "clients_per_round = 9, but there are 2"),
+        (["run.device=gpu7"], "run.device = 'gpu7'"),
+        (["adapter.blocks=9"], "the backbone has 4 blocks"),
+        (["adapter.kind=full"], "merges low-rank factors"),
+        (["data.name=/nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        runs.start(_settings(*more), tmp_path / "run")
