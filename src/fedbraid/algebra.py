@@ -22,6 +22,7 @@ Tensors = Mapping[str, Tensor]
 class Statistic(Mapping[str, Tensor]):
     """Named tensors with key-wise addition; immutable, held in fp64 and int64.
 
+    >>> import torch
     >>> a = Statistic({"count": torch.tensor(2), "sum": torch.tensor([1.0, 2.0])})
     >>> b = Statistic({"count": torch.tensor(3)})
     >>> (a + b)["count"].item(), (a + b)["sum"].tolist()
@@ -74,6 +75,7 @@ def total(statistics: Iterable[Statistic]) -> Statistic:
 def select(tensors: Tensors, kind: str) -> dict[str, Tensor]:
     """The tensors named `kind/...`, under their names without the kind.
 
+    >>> import torch
     >>> sorted(select({"head/0": torch.zeros(1), "count": torch.zeros(1)}, "head"))
     ['0']
     """

@@ -87,7 +87,9 @@ def test_shapes_that_would_broadcast_do_not_add() -> None:
 
 
 def test_select_prefix_and_without() -> None:
-    tensors = {key: torch.tensor(float(i)) for i, key in enumerate(["head/0", "head/1", "header/0", "count", "a/head/0"])}
+    tensors = {
+        key: torch.tensor(float(i)) for i, key in enumerate(["head/0", "head/1", "header/0", "count", "a/head/0"])
+    }
     assert sorted(select(tensors, "head")) == ["0", "1"]
     assert sorted(select(tensors, "a")) == ["head/0"]
     assert sorted(select(tensors, "a/head")) == ["0"]

@@ -70,7 +70,9 @@ def test_the_global_generator_is_untouched(tiny: AdaptedModel, data: Data, the_r
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("kinds", [("lora_B", "head/1"), ("lora_A", "head/1"), ("head/1",), ("lora_A", "lora_B", "head/1")])
+@pytest.mark.parametrize(
+    "kinds", [("lora_B", "head/1"), ("lora_A", "head/1"), ("head/1",), ("lora_A", "lora_B", "head/1")]
+)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_what_is_not_trained_keeps_its_bits(
     kinds: tuple[str, ...], decay: float, tiny: AdaptedModel, data: Data, the_round: Round, drawn: Drawn
@@ -87,9 +89,7 @@ def test_what_is_not_trained_keeps_its_bits(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_training_is_the_loop_that_one_would_write(
-    optimizer: str, data: Data, the_round: Round, drawn: Drawn
-) -> None:
+def test_training_is_the_loop_that_one_would_write(optimizer: str, data: Data, the_round: Round, drawn: Drawn) -> None:
     """The head alone on frozen features: batches in the round's order, masked cross-entropy, no framework."""
     model = AdaptedModel(load_backbone("tiny"), Adapter(kind="none"))
     values = {k: v for k, v in drawn(model).items() if k.startswith("head")}

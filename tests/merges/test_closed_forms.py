@@ -103,9 +103,7 @@ def test_a_b_round_is_least_squares_on_the_answers() -> None:
 @pytest.mark.parametrize("tokens", [(40, 15, 60), (2, 3, 1)])
 def test_an_a_round_is_least_squares_over_the_pooled_inputs(tokens: tuple[int, ...]) -> None:
     clients = parties(tokens)
-    updates = [
-        {"count": number(c.count), "lora_A/x": c.a, "triangle/lora_A/x": to_triangle(c.gram)} for c in clients
-    ]
+    updates = [{"count": number(c.count), "lora_A/x": c.a, "triangle/lora_A/x": to_triangle(c.gram)} for c in clients]
     lam = RIDGE * sum(c.gram.trace().item() for c in clients) / D_IN
     prior = mean([c.a for c in clients], [c.count for c in clients])
     expected = stacked_least_squares([c.a for c in clients], [c.x for c in clients], prior, lam)
@@ -115,9 +113,7 @@ def test_an_a_round_is_least_squares_over_the_pooled_inputs(tokens: tuple[int, .
 def test_the_shared_b_drops_out_of_an_a_round() -> None:
     """Least squares on the answers B A x over all A: the same A* for a B of full rank (METHODS, section 2)."""
     clients, b = parties(), normal(D_OUT, RANK, seed=98)
-    updates = [
-        {"count": number(c.count), "lora_A/x": c.a, "triangle/lora_A/x": to_triangle(c.gram)} for c in clients
-    ]
+    updates = [{"count": number(c.count), "lora_A/x": c.a, "triangle/lora_A/x": to_triangle(c.gram)} for c in clients]
     solved = merged(updates, RegMean(0.0))["lora_A/x"]
     x = torch.cat([c.x for c in clients], dim=1)
     y = torch.cat([b @ c.a @ c.x for c in clients], dim=1)
@@ -128,9 +124,7 @@ def test_the_shared_b_drops_out_of_an_a_round() -> None:
 
 def test_a_diagonal_gram_is_the_dense_diagonal_formula() -> None:
     clients = parties()
-    updates = [
-        {"count": number(c.count), "lora_A/x": c.a, "diagonal/lora_A/x": c.x.square().sum(1)} for c in clients
-    ]
+    updates = [{"count": number(c.count), "lora_A/x": c.a, "diagonal/lora_A/x": c.x.square().sum(1)} for c in clients]
     diagonals = [torch.diag(c.gram.diagonal()) for c in clients]
     summed = sum(diagonals)
     lam = RIDGE * summed.trace() / D_IN
@@ -155,7 +149,9 @@ def test_a_low_rank_gram_is_its_compressed_matrix_in_both_places() -> None:
     ]
     lifted = total(RegMean(RIDGE).lift(update) for update in updates)
     assert not [key for key in lifted if key.startswith(("vectors/", "values/", "diagonal/"))]
-    whole = [vectors @ torch.diag(values) @ vectors.T + torch.diag(diagonal) for vectors, values, diagonal in compressed]
+    whole = [
+        vectors @ torch.diag(values) @ vectors.T + torch.diag(diagonal) for vectors, values, diagonal in compressed
+    ]
     assert all(close(w, expand(*parts)) for w, parts in zip(whole, compressed, strict=True))
     summed = sum(whole)
     lam = RIDGE * summed.trace() / D_IN

@@ -106,8 +106,12 @@ def test_one_layer_alone_is_w0_plus_both_products(saved: Saved) -> None:
         assert torch.allclose(model.backbone.module.get_submodule(name)(x).double(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "blocks", "count"), [("all", "", 12), ("qkv", "", 6), ("mlp", "1", 2), (("fc2",), "", 2)])
-def test_exactly_the_chosen_layers_are_adapted(kind: str | tuple[str, ...], blocks: str, count: int, saved: Saved) -> None:
+@pytest.mark.parametrize(
+    ("kind", "blocks", "count"), [("all", "", 12), ("qkv", "", 6), ("mlp", "1", 2), (("fc2",), "", 2)]
+)
+def test_exactly_the_chosen_layers_are_adapted(
+    kind: str | tuple[str, ...], blocks: str, count: int, saved: Saved
+) -> None:
     model = AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=2, layers=kind, blocks=blocks))
     adapted = [name for name, m in model.backbone.module.named_modules() if hasattr(m, "base_layer")]
     assert adapted == list(model.layers)

@@ -75,7 +75,9 @@ def test_an_encoder_decoder_is_read_through_its_first_decoder_token(saved: Saved
     assert torch.allclose(features, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "pooling"), [("t5", "cls"), ("t5", "mean"), ("bert", "decoder"), ("vit", "decoder")])
+@pytest.mark.parametrize(
+    ("family", "pooling"), [("t5", "cls"), ("t5", "mean"), ("bert", "decoder"), ("vit", "decoder")]
+)
 def test_pooling_that_does_not_fit_the_model(family: str, pooling: str, saved: Saved) -> None:
     with pytest.raises(UserError, match=f"backbone.pooling = '{pooling}' does not fit"):
         load_backbone(str(saved(family)), pooling=pooling)
@@ -198,7 +200,9 @@ def test_damaged_weights(how: str, tmp_path: Path, saved: Saved) -> None:
 
 
 def test_weights_of_another_shape(tmp_path: Path, saved: Saved) -> None:
-    refuses(changed(tmp_path, saved("vit"), intermediate_size=48), r"do not fit.*of another shape.*'layers\.0\.mlp\.fc1")
+    refuses(
+        changed(tmp_path, saved("vit"), intermediate_size=48), r"do not fit.*of another shape.*'layers\.0\.mlp\.fc1"
+    )
 
 
 def test_weights_that_are_missing(tmp_path: Path, saved: Saved) -> None:

@@ -9,7 +9,11 @@ from torch import nn
 from fedbraid.errors import UserError
 from fedbraid.models.layers import choose
 
-VIT = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj"), "qkv": ("q_proj", "k_proj", "v_proj"), "mlp": ("fc1", "fc2")}
+VIT = {
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "mlp": ("fc1", "fc2"),
+}
 BERT = {
     "attention": ("query", "key", "value", "attention.output.dense"),
     "qkv": ("query", "key", "value"),
@@ -17,7 +21,15 @@ BERT = {
 }
 TIMM = {"attention": ("qkv", "proj"), "qkv": ("qkv",), "mlp": ("fc1", "fc2")}
 T5 = {"attention": ("q", "k", "v", "o"), "qkv": ("q", "k", "v"), "mlp": ("wi", "wo")}
-FAMILIES = {"vit": VIT, "deit": VIT, "dinov2": VIT, "bert": BERT, "roberta": BERT, "t5": T5, "llama": {**VIT, "mlp": ("gate_proj", "up_proj", "down_proj")}}
+FAMILIES = {
+    "vit": VIT,
+    "deit": VIT,
+    "dinov2": VIT,
+    "bert": BERT,
+    "roberta": BERT,
+    "t5": T5,
+    "llama": {**VIT, "mlp": ("gate_proj", "up_proj", "down_proj")},
+}
 TIMM_NAMES = ("vit_tiny_patch16_224", "deit_tiny_patch16_224")
 
 
@@ -70,7 +82,9 @@ def test_kinds_of_timm(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("text", "wanted"), [("0", {0}), ("1", {1}), ("0-1", {0, 1}), (" 0 - 1 ", {0, 1}), ("1,0", {0, 1})])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("0", {0}), ("1", {1}), ("0-1", {0, 1}), (" 0 - 1 ", {0, 1}), ("1,0", {0, 1})]
+)
 def test_blocks(family: str, text: str, wanted: set[int], built: Callable[[str], nn.Module]) -> None:
     model = built(family)
     chosen, whole = choose(model, "all", text), choose(model, "all")

@@ -44,8 +44,9 @@ class LoRM:
     """The form of the Grams of A rounds and tasks; diagonal in every published command."""
     gram_rank: int = 8
     """The eigenpairs kept under `low_rank`."""
-    gram_off_diagonal: float = 1.0
-    """What the off-diagonals of a `full` or `low_rank` Gram are multiplied by (the paper's alpha for the backbone)."""
+    gram_off_diagonal: float = 0.9
+    """What the off-diagonals of a `full` or `low_rank` Gram are multiplied by (the paper's alpha for the backbone); 0.9 as
+    in RegMean. At 1 the merge over tasks fits the layers one by one so closely that it breaks them together."""
     gram_model: Literal["trained", "averaged"] = "averaged"
     """The model that Grams are measured on: the client's own, or the published mean over the tasks with it."""
     gram_data: Literal["clean", "augmented"] = "clean"

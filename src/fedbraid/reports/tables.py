@@ -68,7 +68,13 @@ def _label(flat: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> st
     method = flat["method.name"]
     same = [other for other in settings if other["method.name"] == method]
     keys = sorted({key for other in same for key in {*flat, *other} if flat.get(key) != other.get(key)})
-    return " ".join([method, *[f"{key.split('.')[-1]}={flat.get(key)}" for key in keys]])
+    return " ".join([method, *[_setting(key, flat[key]) for key in keys if flat.get(key) is not None]])
+
+
+def _setting(key: str, value: Any) -> str:
+    """`data.name` reads as `data`, a path as its last part."""
+    name = key.removesuffix(".name").split(".")[-1]
+    return f"{name}={value.rstrip('/').split('/')[-1] if isinstance(value, str) else value}"
 
 
 def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:

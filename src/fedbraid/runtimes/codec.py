@@ -45,7 +45,8 @@ class Codec:
         if len(payload) > self.limit:
             raise RunError(f"refused a message of {len(payload)} bytes: the cap is {self.limit}")
         try:
-            return Message(load(payload), _text(payload))
+            tensors = load(payload)  # in an order that differs from call to call
+            return Message({key: tensors[key] for key in sorted(tensors)}, _text(payload))
         except (SafetensorError, ValueError, KeyError) as error:
             raise RunError(f"refused a damaged message of {len(payload)} bytes: {error}") from error
 

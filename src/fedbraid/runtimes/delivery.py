@@ -55,8 +55,8 @@ class Delivery:
         self._clock += 1
         known = {entry.digest: entry.appeared for entry in self._entries.values()}
         entries: dict[str, _Entry] = {}
-        for key, tensor in shared.items():
-            digest = _digest(tensor)
+        for key in sorted(shared):
+            digest = _digest(shared[key])
             before = self._entries.get(key)
             kept = before is not None and before.digest == digest
             named = before.named if before and kept else self._clock

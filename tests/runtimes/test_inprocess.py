@@ -1,0 +1,167 @@
+"""The in-process runtime with phases of this test's own: sums, idle clients, bytes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedbraid.algebra import Statistic, Tensors
+from fedbraid.core import EVALUATE, Method, Round, State, Task
+from fedbraid.errors import UserError
+from fedbraid.phases import everyone, nobody
+from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.inprocess import InProcess
+
+TASK = Task(0, (0, 2))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A client's data: a list of numbers."""
+
+    client: str
+    values: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batches(self, *_args: Any, **_options: Any) -> Iterator[Any]:
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Holder:
+    id: str
+    values: tuple[float, ...] = ()
+
+    def train(self, task: Task) -> Numbers:
+        return Numbers(self.id, self.values)
+
+    test = train
+
+
+@dataclass
+class Squares:
+    """Clients send their numbers; the statistic is their sum, count and sum of squares, scaled by what was shared."""
+
+    rounds: int = 1
+    evaluated: bool = True
+    cohort: Any = staticmethod(everyone)
+    seen: list[Tensors] = field(default_factory=list)
+
+    @staticmethod
+    def data(client: Holder, task: Task) -> Numbers:
+        return client.train(task)
+
+    def client_update(self, _model: Any, shared: Tensors, data: Numbers, _round: Round) -> Tensors:
+        self.seen.append(shared)
+        return {"x": torch.tensor(data.values, dtype=torch.float64) * shared["scale"].double()}
+
+    def lift(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
+        x = update["x"].double()
+        return Statistic({"count": torch.tensor(len(x)), "sum": x.sum(), "squares": x.square().sum()})
+
+    def server_update(self, _model: Any, state: State, _total: Statistic, _round: Round) -> State:
+        return state
+
+
+def runtime(
+    values: dict[str, tuple[float, ...]], phase: Squares | None = None, **options: Any
+) -> tuple[InProcess, Squares]:
+    phase = phase or Squares()
+    method = Method("squares", {"train": phase}, phase, dict)
+    clients = {client: Holder(client, held) for client, held in values.items()}
+    return InProcess(method, None, clients, {"test": Holder("test", (1.0,))}, **options), phase
+
+
+SHARED = {"scale": torch.tensor([2.0])}
+ROUND = Round(TASK, "train", 0, 0)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_the_sum_over_clients(side: Literal["server", "client"]) -> None:
+    here, _ = runtime({"b": (3.0,), "a": (1.0, 2.0), "c": ()}, lift_on=side)
+    assert list(here.clients) == ["a", "b", "c"]
+    assert list(here.evaluators) == ["test"]
+    outcome = here.sum(SHARED, ROUND, ["c", "b", "a"])
+    assert {key: tensor.item() for key, tensor in outcome.total.items()} == {"count": 3, "sum": 12.0, "squares": 56.0}
+    assert outcome.reported == ("a", "b")
+    assert outcome.idle == ("c",)
+    assert set(outcome.bytes_up) == set(outcome.bytes_down) == {"a", "b"}
+
+
+def test_the_order_of_the_cohort_changes_no_bit() -> None:
+    values = {str(c): tuple(torch.randn(5, generator=torch.Generator().manual_seed(c)).tolist()) for c in range(9)}
+    totals = []
+    for order in (sorted(values), sorted(values, reverse=True)):
+        here, _ = runtime(values)
+        totals.append(here.sum(SHARED, ROUND, order).total)
+    assert all(torch.equal(totals[0][key], totals[1][key]) for key in totals[0])
+
+
+def test_a_round_of_the_server_alone_sums_to_zero() -> None:
+    here, phase = runtime({"a": (1.0,)})
+    outcome = here.sum({}, ROUND, nobody(here.clients, ROUND))
+    assert len(outcome.total) == 0
+    assert not phase.seen
+    assert here.memory() == runtime({"a": (1.0,)})[0].memory()
+
+
+def test_clients_see_what_went_through_the_wire() -> None:
+    here, phase = runtime({"a": (1.0,), "b": (1.0,)})
+    here.sum({"scale": torch.tensor([1 / 3], dtype=torch.float64)}, ROUND, ["a", "b"])
+    assert all(seen["scale"].dtype == torch.float32 for seen in phase.seen)
+    assert all(seen["scale"].item() == torch.tensor(1 / 3).item() for seen in phase.seen)
+
+
+def test_bytes_are_those_of_the_messages() -> None:
+    here, _ = runtime({"a": (1.0, 2.0), "b": (3.0,)})
+    large = SHARED | {"weight": torch.zeros(1000)}
+    first = here.sum(large, ROUND, ["a"])
+    again = here.sum(large, ROUND, ["a", "b"])
+    assert first.bytes_down["a"] > 4000
+    assert again.bytes_down["a"] < 300  # nothing is new
+    assert again.bytes_down["b"] == first.bytes_down["a"]
+    assert first.bytes_up["a"] == again.bytes_up["a"]
+    changed = here.sum(large | {"scale": torch.tensor([5.0])}, ROUND, ["a", "b"])
+    assert all(again.bytes_down["a"] < size < 400 for size in changed.bytes_down.values())
+
+
+def test_a_resumed_runtime_sends_no_more() -> None:
+    here, _ = runtime({"a": (1.0,)})
+    here.sum(SHARED | {"weight": torch.zeros(1000)}, ROUND, ["a"])
+    there, _ = runtime({"a": (1.0,)}, memory=here.memory())
+    assert there.sum(SHARED | {"weight": torch.zeros(1000)}, ROUND, ["a"]).bytes_down["a"] < 300
+
+
+def test_evaluation_asks_the_evaluators() -> None:
+    here, _ = runtime({"a": (1.0,)})
+    exam = Round(TASK, EVALUATE, 0, 0)
+    assert here.sum(SHARED, exam, here.evaluators).reported == ("test",)
+
+
+def test_what_cannot_run() -> None:
+    with pytest.raises(UserError, match="at least one client"):
+        InProcess(Method("m", {}, Squares(), dict), None, {}, {})
+    here, _ = runtime({"a": (), "b": ()})
+    with pytest.raises(UserError, match="no client has samples for task 0"):
+        here.sum(SHARED, ROUND, ["a", "b"])
+
+
+def test_a_message_above_the_cap_ends_the_round() -> None:
+    here, _ = runtime({"a": tuple(range(1000))}, codec=Codec(limit=2000))
+    with pytest.raises(RuntimeError, match="above the cap of 2000"):
+        here.sum(SHARED, ROUND, ["a"])
+
+
+def test_statistics_of_other_shapes_are_named() -> None:
+    class Ragged(Squares):
+        def lift(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
+            return Statistic({"gram/x": update["x"]})
+
+    here, _ = runtime({"a": (1.0,), "b": (1.0, 2.0)}, Ragged())
+    with pytest.raises(UserError, match="cannot add 'gram/x'"):
+        here.sum(SHARED, ROUND, ["a", "b"])
