@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from fedbraid.cli import app
 
-SMALL = "--tasks 2 --clients 2 --rounds 1 --epochs 1 --set data.classes=4 --set data.train_per_class=10".split()
-SMALL += ["--set", "data.test_per_class=5", "--set", "partition.min_samples=1"]
+SETTINGS = ("data.classes=4", "data.train_per_class=10", "data.test_per_class=5", "partition.min_samples=1")
+SMALL = ["--tasks", "2", "--clients", "2", "--rounds", "1", "--epochs", "1"]
+SMALL += [word for setting in SETTINGS for word in ("--set", setting)]
 
 
 def _call(*arguments: object) -> str:

@@ -114,7 +114,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(whole):
 
 
 def test_bad_settings_leave_no_folder(tmp_path):
-    with pytest.raises(UserError, match="stream.tasks"):
+    with pytest.raises(UserError, match=r"stream\.tasks"):
         runs.start(_settings("stream.tasks=9"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

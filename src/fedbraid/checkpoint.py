@@ -43,7 +43,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Adds a generation and removes the oldest; `StoppedRun` where the disk is full, the last state intact."""
     tensors = {f"shared/{key}": value for key, value in checkpoint.state.shared.items()}
     tensors |= {f"server/{key}": value for key, value in checkpoint.state.server.items()}
-    payload = save({key: value.contiguous() for key, value in tensors.items()})
+    payload = save({key: value.contiguous().clone() for key, value in tensors.items()})
     manifest = {
         "done": checkpoint.done,
         "state_sha256": hashlib.sha256(payload).hexdigest(),
@@ -83,7 +83,8 @@ def _read_generation(path: Path) -> Checkpoint:
     payload = path.with_suffix(".safetensors").read_bytes()
     if hashlib.sha256(payload).hexdigest() != manifest["state_sha256"]:
         raise ValueError("the state file does not have the recorded SHA-256")
-    tensors = load(payload)
+    found = load(payload)  # in an order that differs from call to call
+    tensors = {key: found[key] for key in sorted(found)}
     return Checkpoint(
         done=manifest["done"],
         state=State(select(tensors, "shared"), select(tensors, "server")),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from fedbraid.version import __version__
+
+if TYPE_CHECKING:
+    from fedbraid.runs import Run
 
 app = typer.Typer(
     add_completion=False,
@@ -58,7 +63,7 @@ def run(
     given += [f"run.seed={seed}"] if seed >= 0 else []
     settings = configs.read(config, [*given, *(set_ or [])])
     folder = out or _default_folder(settings.method["name"], Path(settings.data.name).stem)
-    _go(runs.start(settings, folder))
+    _go(lambda: runs.start(settings, folder))
 
 
 @app.command()
@@ -69,7 +74,7 @@ def resume(
     """Continue a run after its last finished round; the end is that of a run that was never stopped."""
     from fedbraid import runs
 
-    _go(runs.resume(run, force=force))
+    _go(lambda: runs.resume(run, force=force))
 
 
 @app.command()
@@ -191,8 +196,8 @@ def main() -> None:
         _fail(str(error), 2)
 
 
-def _go(run) -> None:
-    """Drives a run to its end: bars and lines on a terminal, records on a pipe."""
+def _go(begin: Callable[[], Run]) -> None:
+    """Drives a run from its preparation to its end: bars and lines on a terminal, records on a pipe."""
     from rich.console import Console
 
     from fedbraid import runs
@@ -201,25 +206,34 @@ def _go(run) -> None:
     from fedbraid.reports import records
 
     out = Console()
+    run = None
     try:
-        if not out.is_terminal:
+        with screen.bars(out) if out.is_terminal else nullcontext():
+            run = begin()
+            facts = runs.summary(run.experiment)
+            if out.is_terminal:
+                screen.headline(out, facts, run.folder)
             for event in run.events():
-                sys.stdout.buffer.write(records.line(records.record(event)))
-                sys.stdout.flush()
-            sys.stdout.buffer.write(records.line(runs.read_results(run.folder)))
-            return
-        facts = runs.summary(run.experiment)
-        screen.headline(out, facts, run.folder)
-        with screen.bars(out):
-            for event in run.events():
-                line = screen.round_line(records.record(event), facts["tasks"])
-                if line:
+                record = records.record(event)
+                if not out.is_terminal:
+                    _write(records.line(record))
+                elif line := screen.round_line(record, facts["tasks"]):
                     out.print(line, highlight=False)
-        screen.final_table(out, runs.read_results(run.folder), run.folder)
+        results = runs.read_results(run.folder)
+        if out.is_terminal:
+            screen.final_table(out, results, run.folder)
+        else:
+            _write(records.line(results))
     except KeyboardInterrupt:
-        _fail(f"stopped; the last finished round is saved. Continue with: fedbraid resume {run.folder}", 130)
+        saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
+        _fail(f"stopped{saved}", 130)
     except RunError as error:
-        _fail(f"{error}\ncontinue with: fedbraid resume {run.folder}", 1)
+        _fail(f"{error}\ncontinue with: fedbraid resume {run.folder}" if run else str(error), 1)
+
+
+def _write(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
 
 
 def _default_folder(method: str, data: str) -> Path:

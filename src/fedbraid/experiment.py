@@ -74,7 +74,8 @@ class Experiment:
 def build(config: Config, *, partition_file: Path | None = None, memory: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a configuration, whose open choices (`auto`) are settled in the result's own.
 
-    Raises `UserError` for data, weights or settings that do not fit together.
+    Sets torch's number of threads, since equal bits need an equal number. Raises `UserError` for data, weights or
+    settings that do not fit together.
     """
     torch.set_num_threads(_threads(config))
     dataset = _load_data(config)

@@ -35,6 +35,8 @@ def right_solve(product: Tensor, gram: Tensor, mean: Tensor, *, ridge: float) ->
     if trace < 0:
         raise RunError(f"the Gram matrix has a negative trace ({trace:.3g}); it is no sum of squares")
     if trace == 0:
+        if gram.any():
+            raise RunError("the Gram matrix has a trace of zero but is not zero; it is no sum of squares")
         return mean
     lam = ridge * trace / gram.shape[0]
     right = product + lam * mean
@@ -55,7 +57,10 @@ _RESIDUAL_LIMIT = 1e-3
 def _divide(right: Tensor, diagonal: Tensor, mean: Tensor, *, floor: float) -> Tensor:
     """Column-wise division; a direction that nobody saw keeps the mean."""
     seen = diagonal > floor
-    return torch.where(seen, right / diagonal.where(seen, torch.ones_like(diagonal)), mean)
+    solution = torch.where(seen, right / diagonal.where(seen, torch.ones_like(diagonal)), mean)
+    if not torch.isfinite(solution).all():
+        raise RunError("the solve by the diagonal Gram is not finite; the product does not belong to this Gram")
+    return solution
 
 
 def _checked_cholesky_solve(gram: Tensor, right: Tensor) -> Tensor:

@@ -173,8 +173,8 @@ def costs(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _named(config: Config) -> dict[str, Any]:
     name = Path(config.data.name).stem if os.sep in config.data.name else config.data.name
-    backbone = config.backbone.name.rstrip("/")
-    short = Path(backbone).name if os.sep in backbone and Path(backbone).exists() else backbone.partition("@")[0]
+    backbone = Path(config.backbone.name)
+    short = "/".join(backbone.parts[-2:]) if backbone.is_dir() else config.backbone.name.partition("@")[0]
     return {"method": config.method["name"], "data": name, "backbone": short, "seed": config.run.seed}
 
 

@@ -163,6 +163,9 @@ def test_what_is_no_sum_of_squares_is_refused() -> None:
         right_solve(product, torch.diag(torch.tensor([5.0, 5.0, -1.0])), mean, ridge=1e-6)
     with pytest.raises(RunError, match="negative entry"):
         right_solve(product, torch.tensor([5.0, 5.0, -1.0]), mean, ridge=1e-6)
+    for gram in (torch.tensor([1.0, -1.0, 0.0]), torch.ones(3, 3) - torch.eye(3)):
+        with pytest.raises(RunError, match="trace of zero but is not zero"):
+            right_solve(product, gram, mean, ridge=1e-6)
 
 
 def test_a_negative_entry_within_the_ridge_is_refused() -> None:
@@ -174,8 +177,16 @@ def test_a_negative_entry_within_the_ridge_is_refused() -> None:
 
 def test_a_singular_gram_without_ridge_is_refused() -> None:
     x = normal(6, 2)
-    with pytest.raises(RunError, match="not positive definite|ill-conditioned"):
+    with pytest.raises(RunError, match=r"not positive definite|ill-conditioned"):
         right_solve(normal(3, 6), x @ x.T, torch.zeros(3, 6), ridge=0.0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3)])
+def test_an_answer_that_is_not_finite_is_refused(shape: tuple[int, ...]) -> None:
+    gram = torch.full((3,), 1e-200, dtype=torch.float64)
+    gram = gram if len(shape) == 1 else torch.diag(gram)
+    with pytest.raises(RunError, match=r"not finite|ill-conditioned"):
+        right_solve(torch.full((2, 3), 1e200, dtype=torch.float64), gram, torch.zeros(2, 3), ridge=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.5, 1.0])

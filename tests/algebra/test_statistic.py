@@ -9,7 +9,7 @@ from fedbraid.algebra import ZERO, Statistic, prefix, select, total, without
 from fedbraid.errors import UserError
 
 KEYS = ("count", "sum/head/0", "triangle/lora_A/x", "diagonal/lora_A/x")
-SHAPES = {key: shape for key, shape in zip(KEYS, ((), (2, 3), (6,), (3,)), strict=True)}
+SHAPES = dict(zip(KEYS, ((), (2, 3), (6,), (3,)), strict=True))
 
 
 @st.composite

@@ -11,7 +11,25 @@ from torch import Tensor
 from fedbraid.core import Batch, Round, Task
 from fedbraid.models import AdaptedModel, Adapter, load_backbone
 
-WORDS = "the a cat dog sat ran on under mat tree big small red blue and then very fast slow home".split()
+WORDS = (
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "big",
+    "small",
+    "red",
+    "and",
+    "then",
+    "fast",
+    "home",
+)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,9 @@ def test_weights_that_are_not_finite_are_refused_under_low_rank(
 class Oracle:
     """A model whose logits are its inputs."""
 
-    device: torch.device = torch.device("cpu")
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def load(self, tensors: Mapping[str, Tensor]) -> None: ...
     def train(self, mode: bool = True) -> None: ...

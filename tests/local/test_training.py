@@ -148,7 +148,7 @@ def test_values_that_are_not_finite_after_the_last_step_are_no_result(
     """One step: its loss is finite, what it leaves is not."""
     plan = replace(PLAN, optimizer="sgd", lr=1e38, epochs=1, batch_size=100)
     values = drawn(tiny) | {"head/1": torch.full((2, tiny.width + 1), 0.1) * torch.tensor([[1e3], [-1e3]])}
-    with pytest.raises(RunError, match="client 7.*task 1, train round 0"):
+    with pytest.raises(RunError, match=r"client 7.*task 1, train round 0"):
         trained(tiny, values, data, the_round, plan)
 
 

@@ -10,7 +10,25 @@ from fedbraid.models.torchvision import make_torchvision_importable
 
 make_torchvision_importable()
 
-WORDS = "the a cat dog sat ran on under mat tree big small red blue and then very fast slow home".split()
+WORDS = (
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "big",
+    "small",
+    "red",
+    "and",
+    "then",
+    "fast",
+    "home",
+)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 

@@ -84,7 +84,7 @@ def test_pooling_that_does_not_fit_the_model(family: str, pooling: str, saved: S
 
 
 def test_unknown_pooling() -> None:
-    with pytest.raises(UserError, match="backbone.pooling = 'max' for 'tiny' is none of auto, cls, mean, decoder"):
+    with pytest.raises(UserError, match=r"backbone\.pooling = 'max' for 'tiny' is none of auto, cls, mean, decoder"):
         load_backbone("tiny", pooling="max")
 
 

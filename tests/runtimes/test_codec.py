@@ -117,8 +117,7 @@ def decoded_or_refused(payload: bytes) -> bool:
     """Whether the bytes are a message; any exception but `RunError` is a failure of the test."""
     try:
         message = Codec().decode(payload)
-    except RunError as error:
-        assert "refused a damaged message" in str(error)
+    except RunError:
         return False
     assert all(isinstance(tensor, Tensor) for tensor in message.tensors.values())
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in message.text.items())

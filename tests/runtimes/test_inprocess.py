@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core import EVALUATE, Method, Round, State, Task
@@ -49,8 +48,11 @@ class Squares:
 
     rounds: int = 1
     evaluated: bool = True
-    cohort: Any = staticmethod(everyone)
     seen: list[Tensors] = field(default_factory=list)
+
+    @property
+    def cohort(self) -> Any:
+        return everyone
 
     @staticmethod
     def data(client: Holder, task: Task) -> Numbers:
@@ -147,7 +149,7 @@ def test_what_cannot_run() -> None:
     with pytest.raises(UserError, match="at least one client"):
         InProcess(Method("m", {}, Squares(), dict), None, {}, {})
     here, _ = runtime({"a": (), "b": ()})
-    with pytest.raises(UserError, match="no client has samples for task 0"):
+    with pytest.raises(UserError, match="has samples of this task"):
         here.sum(SHARED, ROUND, ["a", "b"])
 
 

@@ -45,8 +45,8 @@ class LoRM:
     gram_rank: int = 8
     """The eigenpairs kept under `low_rank`."""
     gram_off_diagonal: float = 0.9
-    """What the off-diagonals of a `full` or `low_rank` Gram are multiplied by (the paper's alpha for the backbone); 0.9 as
-    in RegMean. At 1 the merge over tasks fits the layers one by one so closely that it breaks them together."""
+    """What the off-diagonals of a `full` or `low_rank` Gram are multiplied by; 0.9 as in RegMean. At 1 the merge over
+    tasks fits every layer so closely by itself that together they break."""
     gram_model: Literal["trained", "averaged"] = "averaged"
     """The model that Grams are measured on: the client's own, or the published mean over the tasks with it."""
     gram_data: Literal["clean", "augmented"] = "clean"

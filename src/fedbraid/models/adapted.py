@@ -58,6 +58,7 @@ class AdaptedModel:
         unknown = [key for key in tensors if key.split("/", 1)[0] not in KINDS]
         if unknown:
             raise UserError(f"the model has no place for {unknown[0]!r}; it loads {', '.join(KINDS)}")
+        self._check(tensors)
         self._load_low_rank(tensors)
         with torch.no_grad():
             for name, value in select(tensors, "base").items():
@@ -66,6 +67,20 @@ class AdaptedModel:
             int(task): nn.Parameter(value.to(self.device, torch.float32, copy=True), requires_grad=False)
             for task, value in select(tensors, "head").items()
         }
+
+    def _check(self, tensors: Tensors) -> None:
+        """Values of this adapter's own kinds must fit it; what is of another rank or model is named."""
+        own = self._values()
+        for key, value in tensors.items():
+            if key.split("/", 1)[0] not in ("lora_A", "lora_B", "base"):
+                continue
+            if key not in own:
+                raise UserError(f"the model tunes no {key!r}; the tensors are of another adapter or backbone")
+            if own[key].shape != value.shape:
+                raise UserError(
+                    f"{key!r} has shape {tuple(value.shape)}, the model needs {tuple(own[key].shape)}; "
+                    "the tensors are of another adapter or backbone"
+                )
 
     def _load_low_rank(self, tensors: Tensors) -> None:
         active = [name for name in (LORA, DELTA) if any(key.startswith(f"{name}_B/") for key in tensors)]

@@ -8,6 +8,7 @@ or the first decoder token of an encoder-decoder model.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ def _load_transformers(name: str, pooling: str, max_length: int) -> Backbone:
         raise UserError(f"backbone {name!r} cannot be loaded{hint}: {_first_line(error)}") from error
     pooling = _pooling(source, config) if pooling == "auto" else pooling
     _check_pooling(pooling, name, config)
-    reads = _text_input(source, max_length) if _is_text(config) else _image_input(source, config)
+    reads = (
+        _text_input(source, min(max_length, _positions(config))) if _is_text(config) else _image_input(source, config)
+    )
     return Backbone(name, module.float().eval(), reads, _width(config), POOLS[pooling])
 
 
@@ -120,6 +123,13 @@ def _quietly() -> Iterator[None]:
 
 def _is_text(config) -> bool:
     return hasattr(config, "vocab_size")
+
+
+def _positions(config) -> int:
+    """The longest text that a model with learned positions can read; RoBERTa keeps the first rows for padding."""
+    rows = getattr(config, "max_position_embeddings", None)
+    reserved = config.pad_token_id + 1 if rows and "roberta" in config.model_type else 0
+    return rows - reserved if rows else sys.maxsize
 
 
 def _width(config) -> int:

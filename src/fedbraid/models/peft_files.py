@@ -20,6 +20,17 @@ from fedbraid.models import heads
 from fedbraid.models.adapters import Adapter, peft_config
 from fedbraid.models.backbones import TINY, Backbone, load_backbone
 
+BESIDE_WEIGHTS = (
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "spiece.model",
+    "1_Pooling/config.json",
+)
+"""What a model folder may hold to read its inputs and pool its outputs."""
+
 
 def effective_factors(weights: Tensors, adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """(left, right) by layer, whose product is the whole update of the layer: the adapter and the merged past."""
@@ -79,16 +90,11 @@ def _save_module(module: nn.Module, name: str, out: Path) -> None:
         tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
         save_file(tensors, out / "model.safetensors")
         return
+    from transformers.utils.hub import cached_file
+
     module.save_pretrained(out)  # type: ignore[operator]
-    source = TINY if name == "tiny" else Path(name)
-    beside = (
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-        "special_tokens_map.json",
-    )
-    for file in (*beside, "spiece.model", "1_Pooling/config.json"):
-        if (source / file).is_file():
+    for file in BESIDE_WEIGHTS:
+        found = cached_file(TINY if name == "tiny" else name, file, _raise_exceptions_for_missing_entries=False)
+        if found:
             (out / file).parent.mkdir(exist_ok=True)
-            (out / file).write_bytes((source / file).read_bytes())
+            (out / file).write_bytes(Path(found).read_bytes())

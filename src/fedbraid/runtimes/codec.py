@@ -51,8 +51,9 @@ class Codec:
             raise RunError(f"refused a damaged message of {len(payload)} bytes: {error}") from error
 
     def _wire(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().cpu().contiguous()
-        return tensor.to(self.dtype) if tensor.is_floating_point() and tensor.ndim > 0 else tensor
+        """A copy, since the format refuses two names for one memory."""
+        floats = tensor.is_floating_point() and tensor.ndim > 0
+        return tensor.detach().cpu().to(self.dtype if floats else tensor.dtype).contiguous().clone()
 
 
 def _text(payload: bytes) -> dict[str, str]:

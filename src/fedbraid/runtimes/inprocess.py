@@ -66,10 +66,13 @@ class InProcess:
         data = {client: phase.data(self._parties[client], round.task) for client in sorted(cohort)}
         active = [client for client in data if len(data[client]) > 0]
         if not active:
-            raise UserError(f"no client has samples for task {round.task.index}; check data and partition")
-        self._delivery.publish(shared)
-        self._messages.clear()
+            raise UserError(
+                f"none of the {len(cohort)} clients drawn for {round} has samples of this task (there are "
+                f"{len(self.clients)} clients); raise partition.clients_per_round"
+            )
         received = self._broadcast(shared)
+        self._delivery.publish(received)
+        self._messages.clear()
         result, up, down = ZERO, dict[ClientId, int](), dict[ClientId, int]()
         for client in track(active, _title(round)):
             down[client] = len(self._download(shared, client, round))
