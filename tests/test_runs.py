@@ -106,6 +106,14 @@ def test_an_unfinished_run_has_a_report(tmp_path):
     assert "lorm" in runs.write_report(run.folder).read_text()
 
 
+def test_a_damaged_log_is_named_by_line(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    log = tmp_path / "run" / "events.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"task":1', b'"task";1', 1))
+    with pytest.raises(RunError, match=r"events\.jsonl, line 5 is damaged"):
+        runs.write_report(tmp_path / "run")
+
+
 def test_a_folder_that_holds_a_run_is_left_alone(whole):
     before = sorted(path.stat().st_mtime_ns for path in whole.rglob("*"))
     with pytest.raises(UserError, match="already holds a run: continue it with 'fedbraid resume"):

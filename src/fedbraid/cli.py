@@ -224,7 +224,7 @@ def _go(begin: Callable[[], Run]) -> None:
             screen.final_table(out, results, run.folder)
         else:
             _write(records.line(results))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
         _fail(f"stopped{saved}", 130)
     except RunError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbraid.core import Event
+from fedbraid.errors import RunError
 
 Record = Mapping[str, Any]
 
@@ -39,8 +40,16 @@ def line(values: Record) -> bytes:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file; a last line that was cut off in writing is left out."""
+    """The records of a file; a last line that was cut off in writing is left out.
+
+    Raises `RunError` naming a line that is damaged.
+    """
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(text) for text in lines[:-1]]
+    found: list[Record] = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            found.append(json.loads(text))
+        except ValueError as error:
+            raise RunError(f"{path}, line {number} is damaged ({error}); restore the file, or run anew") from error
+    return found
