@@ -25,7 +25,7 @@ class Joint:
         family="bound",
         citation="the usual upper bound",
         travels="nothing: one client holds all data",
-        adapters=("full", "lora", "none"),
+        adapters=("lora", "full", "none"),
         centralised=True,
     )
 
