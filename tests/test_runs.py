@@ -114,6 +114,17 @@ def test_a_damaged_log_is_named_by_line(whole, tmp_path):
         runs.write_report(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["results.json", "summary.json", "environment.json"])
+def test_a_damaged_file_is_named_and_written_anew(whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(b'{"finished": tr\xff')
+    reads = {"results.json": runs.read_results, "summary.json": runs.read_summary, "environment.json": runs.resume}
+    with pytest.raises(RunError, match=rf"{name} is damaged"):
+        reads[name](tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    assert _finish(runs.resume(tmp_path / "run"))["state_sha256"] == runs.read_results(whole)["state_sha256"]
+
+
 def test_a_folder_that_holds_a_run_is_left_alone(whole):
     before = sorted(path.stat().st_mtime_ns for path in whole.rglob("*"))
     with pytest.raises(UserError, match="already holds a run: continue it with 'fedbraid resume"):

@@ -31,7 +31,7 @@ from fedbraid.config import Config
 from fedbraid.core import Event, State
 from fedbraid.data import save_partition
 from fedbraid.environment import differences, environment
-from fedbraid.errors import UserError
+from fedbraid.errors import RunError, UserError
 from fedbraid.evaluation import metrics, rows_of
 from fedbraid.experiment import Experiment, build
 from fedbraid.reports import records
@@ -118,7 +118,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     """The results of a run folder, or what can be said of one that is not finished."""
     path = folder / "results.json"
     if path.is_file():
-        return json.loads(path.read_text())
+        return _read_json(path)
     facts = read_summary(folder)
     events = records.read(folder / "events.jsonl")
     rows = rows_of(events)
@@ -131,7 +131,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     path = folder / "summary.json"
     if not path.is_file():
         raise UserError(f"the run in {folder} has not begun; begin it with 'fedbraid resume {folder}'")
-    return json.loads(path.read_text())
+    return _read_json(path)
 
 
 def write_report(folder: Path) -> Path:
@@ -195,6 +195,13 @@ def _describe(folder: Path, experiment: Experiment) -> None:
         _write_json(folder / "environment.json", environment(experiment.model.device))
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); 'fedbraid resume' writes it anew once it is removed") from error
+
+
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_durably(path, (json.dumps(values, indent=2) + "\n").encode())
 
@@ -203,7 +210,7 @@ def _check_environment(folder: Path, experiment: Experiment, *, force: bool) -> 
     path = folder / "environment.json"
     if force or not path.is_file():
         return
-    changed = differences(json.loads(path.read_text()), environment(experiment.model.device))
+    changed = differences(_read_json(path), environment(experiment.model.device))
     if changed:
         raise UserError(
             f"{folder} was computed in another environment ({'; '.join(changed)}), so the numbers would not be "
