@@ -2,9 +2,11 @@
 
 from fedbraid.data.clients import ClientData, Party, make_clients
 from fedbraid.data.datasets import Dataset, Table, load
+from fedbraid.data.known import DATASETS, source_of
 from fedbraid.data.partition import EVALUATOR, PARTITIONS, Partition, make_partition
 from fedbraid.data.partition_files import load_partition, save_partition
-from fedbraid.data.sources import DATASETS, Source
+from fedbraid.data.rows import Columns, Rows, Splits
+from fedbraid.data.sources import HubTables, Source
 from fedbraid.data.streams import Stream, make_stream
 from fedbraid.data.transforms import AUGMENTATIONS, prepare
 
@@ -14,10 +16,14 @@ __all__ = [
     "EVALUATOR",
     "PARTITIONS",
     "ClientData",
+    "Columns",
     "Dataset",
+    "HubTables",
     "Partition",
     "Party",
+    "Rows",
     "Source",
+    "Splits",
     "Stream",
     "Table",
     "load",
@@ -27,4 +33,5 @@ __all__ = [
     "make_stream",
     "prepare",
     "save_partition",
+    "source_of",
 ]

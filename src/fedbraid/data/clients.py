@@ -6,12 +6,13 @@ Samples lie in memory once, images as uint8 and texts as token rows; a client ho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fedbraid.algebra import Tensors
 from fedbraid.core import Batch, ClientId, ImageInput, Task, TextInput
 from fedbraid.data.datasets import Dataset, Table
 from fedbraid.data.partition import EVALUATOR, Partition
@@ -69,9 +70,23 @@ class ClientData:
     samples: Samples
     labels: Tensor
     indices: Tensor
+    memory: Tensors = field(default_factory=dict[str, Tensor])
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def ids(self) -> Tensor:
+        """The samples' rows in the table."""
+        return self.indices
+
+    def recall(self, ids: Tensor, *, device: torch.device) -> Batch:
+        """Samples of the table by their rows, not augmented."""
+        return Batch(self.samples.inputs(ids, device, None), self.labels[ids].to(device))
+
+    def remembering(self, memory: Tensors) -> ClientData:
+        """The same samples with this memory."""
+        return replace(self, memory=memory)
 
     def counts(self) -> dict[int, int]:
         """How many samples there are of each class that occurs, by position in the stream."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fedbraid.data.archives import is_archive, unpacked
 from fedbraid.data.decode import decoded
 from fedbraid.data.folders import read_path
+from fedbraid.data.known import DATASETS, source_of
 from fedbraid.data.rows import Columns, Rows, Splits, natural
 from fedbraid.data.sampling import held_out, per_class
-from fedbraid.data.sources import DATASETS, read_source
+from fedbraid.data.sources import Source, read_source
 from fedbraid.errors import UserError
+
+TEST_SEED = 0
+"""Chooses test samples where the data do not."""
 
 
 @dataclass(frozen=True)
@@ -65,61 +70,62 @@ def load(
     train_per_class: int | None = None,
     test_per_class: int | None = None,
     test_fraction: float = 0.2,
+    validation_fraction: float | None = None,
     stored_size: int = 256,
     seed: int = 0,
 ) -> Dataset:
-    """A data set known by name (`DATASETS`), or the user's own: an image folder, a table, a folder of tables.
+    """A data set known by name (`DATASETS`), or the user's own: an image folder, a table, "file.py:NAME".
 
-    `path` is a local copy of a known data set. `classes` keeps the first n classes, or those listed by name
-    or number (in the data set's order, whatever the order of the list). `train_per_class` and
+    `path` is a local copy of a known data set, a folder or an archive. `classes` keeps the first n classes, or those
+    listed by name or number (in the data set's order, whatever the order of the list). `train_per_class` and
     `test_per_class` keep at most so many samples of each class. Where there is no test split, the stratified
-    `test_fraction` is held out. All choices are functions of `seed`. `stored_size` bounds the shorter side of
-    the images held in memory.
+    `test_fraction` is held out. With `validation_fraction` that share of the training samples takes the place of the
+    test samples, which are left untouched: for choosing settings. What is held out and kept of the training samples is
+    a function of `seed`; the test samples are the same for every seed, so that runs can be compared.
+    `stored_size` bounds the shorter side of the images held in memory.
 
     >>> digits = load("digits", classes=4)
     >>> digits.class_names, tuple(digits.train.images.shape)
     (('0', '1', '2', '3'), (576, 1, 8, 8))
     """
-    _check_numbers(classes, train_per_class, test_per_class, test_fraction, stored_size)
+    fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
+    counts = {"train_per_class": train_per_class, "test_per_class": test_per_class, "stored_size": stored_size}
+    _check_numbers(classes, counts, fractions)
     named = {"text": text_column, "image": image_column, "label": label_column, "client": client_column}
-    title, splits = _read(name, path, {key: value for key, value in named.items() if value is not None})
-    train, test, note = _both(splits, test_fraction, seed)
-    names = _chosen(_class_names(train, test, splits.order), classes)
+    source = source_of(str(name))
+    title, splits = _read(source, name, path, {key: value for key, value in named.items() if value is not None})
+    train, test, notes = _split(splits, test_fraction, validation_fraction, seed)
+    names = _chosen(_class_names(train, test, splits.order), classes, source)
     train = _subset(train, names, train_per_class, seed, "train")
-    test = _subset(test, names, test_per_class, seed, "test")
+    test = _subset(test, names, test_per_class, TEST_SEED, "test")
     train_table, test_table = _tables(splits.modality, names, train, test, stored_size)
     fingerprint = _fingerprint(names, train_table, test_table)
-    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, note)
+    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes))
 
 
 def _check_numbers(
     classes: int | Sequence[str | int] | None,
-    train_per_class: int | None,
-    test_per_class: int | None,
-    test_fraction: float,
-    stored_size: int,
+    counts: Mapping[str, int | None],
+    fractions: Mapping[str, float | None],
 ) -> None:
-    counts = {
-        "train_per_class": train_per_class,
-        "test_per_class": test_per_class,
-        "stored_size": stored_size,
-    }
     for key, count in counts.items():
         if count is not None and count < 1:
             raise UserError(f"data.{key} is {count}; it must be 1 or more")
-    if not 0 < test_fraction < 1:
-        raise UserError(f"data.test_fraction is {test_fraction}; it must lie between 0 and 1")
+    for key, fraction in fractions.items():
+        if fraction is not None and not 0 < fraction < 1:
+            raise UserError(f"data.{key} is {fraction}; it must lie between 0 and 1")
     if (classes if isinstance(classes, int) else 2 if classes is None else len(classes)) < 2:
         raise UserError(f"data.classes is {classes!r}; a data set needs at least two classes")
 
 
-def _read(name: str | Path, path: str | Path | None, named: dict[str, str]) -> tuple[str, Splits]:
-    source = DATASETS.get(str(name))
+def _read(
+    source: Source | None, name: str | Path, path: str | Path | None, named: Mapping[str, str]
+) -> tuple[str, Splits]:
     local = None if path is None else Path(path).expanduser()
     if local is not None and not local.exists():
         raise UserError(f"data.path: there is no file or folder {local}")
     if source is not None:
-        return source.name, read_source(source, local, replace(source.columns, **named))
+        return source.name, read_source(source, None if local is None else _folder(local), named)
     if local is not None:
         raise UserError(
             f"data.path goes with a known data set ({', '.join(DATASETS)}), not with {str(name)!r}; "
@@ -128,7 +134,11 @@ def _read(name: str | Path, path: str | Path | None, named: dict[str, str]) -> t
     own = Path(name).expanduser()
     if not own.exists():
         raise _unknown(str(name))
-    return own.stem, read_path(own, Columns(**named))
+    return own.stem, read_path(_folder(own), replace(Columns(), **named))
+
+
+def _folder(path: Path) -> Path:
+    return unpacked(path) if is_archive(path) else path
 
 
 def _unknown(name: str) -> UserError:
@@ -141,15 +151,28 @@ def _unknown(name: str) -> UserError:
     )
 
 
-def _both(splits: Splits, fraction: float, seed: int) -> tuple[Rows, Rows, str]:
-    """(train, test, a note where the test rows had to be held out)."""
-    if splits.test is not None:
-        return splits.train, splits.test, ""
-    kept, held = held_out(splits.train.labels, fraction, seed)
+def _split(
+    splits: Splits, test_fraction: float, validation_fraction: float | None, seed: int
+) -> tuple[Rows, Rows, list[str]]:
+    """(training rows, rows to test on, what the user should know of them)."""
+    if not splits.train:
+        raise UserError("the training data has no samples; check what data.name and data.path lead to")
+    train, test, notes = splits.train, splits.test, [splits.note] if splits.note else []
+    if test is None:
+        train, test, share = _parted(train, test_fraction, TEST_SEED, "held out")
+        notes.append(f"no test split: {share}, held out for testing")
+    if validation_fraction is not None:
+        train, test, share = _parted(train, validation_fraction, seed, "validation")
+        notes.append(f"validation: {share}, held out from training in place of the test samples")
+    return train, test, notes
+
+
+def _parted(rows: Rows, fraction: float, seed: int, purpose: str) -> tuple[Rows, Rows, str]:
+    """(what is kept, a stratified share that is held out, that share in words)."""
+    kept, held = held_out(rows.labels, fraction, seed, purpose)
     if not held:
-        raise UserError("there is no test split, and no class has a second sample to hold out; add test data")
-    share = f"{len(held)} of {len(kept) + len(held)} samples, {fraction:.0%} of each class"
-    return splits.train.take(kept), splits.train.take(held), f"no test split: {share}, held out for testing"
+        raise UserError("no class has a second sample to hold out; add samples, or test data where there are none")
+    return rows.take(kept), rows.take(held), f"{len(held)} of {len(rows)} samples, {fraction:.0%} of each class"
 
 
 def _class_names(train_rows: Rows, test: Rows, order: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,12 +186,17 @@ def _class_names(train_rows: Rows, test: Rows, order: tuple[str, ...]) -> tuple[
             )
     if len(train) < 2:
         raise UserError(f"the training data has only the class {min(train)!r}; at least two are needed")
-    return tuple(name for name in order if name in train) or tuple(natural(train))
+    missing = train.difference(order)
+    if order and missing:
+        raise UserError(f"the data's order of classes leaves out {min(missing)!r}, which has samples; add it there")
+    return tuple(name for name in dict.fromkeys(order) if name in train) or tuple(natural(train))
 
 
-def _chosen(names: tuple[str, ...], classes: int | Sequence[str | int] | None) -> tuple[str, ...]:
+def _chosen(
+    names: tuple[str, ...], classes: int | Sequence[str | int] | None, source: Source | None
+) -> tuple[str, ...]:
     if classes is None:
-        return names
+        return names[: source.classes] if source is not None and source.subset else names
     if isinstance(classes, int):
         if classes > len(names):
             raise UserError(f"data.classes asks for {classes} classes, the data set has {len(names)}")

@@ -62,23 +62,22 @@ def decoded(samples: Sequence[Sample], places: Sequence[str], *, stored_size: in
 
 def _head(sample: Sample, place: str) -> tuple[tuple[int, int], bool]:
     """((width, height) as it will be shown, whether it is grey), from the head of the file alone."""
-    image = _opened(sample, place)
-    width, height = image.size
-    turned = image.format in _TURNABLE and image.getexif().get(_ORIENTATION, 1) >= 5
-    if isinstance(sample, Path):
-        image.close()
-    return (height, width) if turned else (width, height), image.mode in _GREY
+    with _opened(sample, place) as image:
+        width, height = image.size
+        turned = image.format in _TURNABLE and image.getexif().get(_ORIENTATION, 1) >= 5
+        return (height, width) if turned else (width, height), image.mode in _GREY
 
 
 def _opened(sample: Sample, place: str) -> Image:
     from PIL import Image
 
+    sample = sample() if callable(sample) else sample
     try:
         if isinstance(sample, (Path, bytes)):
             image = Image.open(io.BytesIO(sample) if isinstance(sample, bytes) else sample, formats=FORMATS)
         else:
             image = Image.fromarray(sample)
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Image.DecompressionBombError) as error:
         raise _unreadable(place, error) from error
     if image.width * image.height > PIXEL_CAP:
         raise UserError(

@@ -9,20 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 Sample: TypeAlias = Any
-"""A text (str), an image file (Path), an encoded image (bytes), or its pixels (an uint8 array)."""
+"""A text (str), an image file (Path), an encoded image (bytes), its pixels (an uint8 array), or a function that gives
+one of these: an image that is read when it is decoded, so that a data set may be larger than memory."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns to read."""
+    """The names of the columns to read; `blank` says that texts may be empty, which is an error otherwise."""
 
     text: str = "text"
     image: str = "image"
     label: str = "label"
     client: str = "client"
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,23 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Sample, object]], place: str) -> Rows:
+        """Rows from pairs of a sample and its label; the place of a file is its path, else the row's number.
+
+        >>> Rows.of([("how are you", "greeting"), ("see you", "farewell")], "talk.txt").places
+        ('talk.txt, row 1', 'talk.txt, row 2')
+        """
+        pairs = list(pairs)
+        return cls(
+            samples=tuple(sample for sample, _ in pairs),
+            labels=tuple(str(label) for _, label in pairs),
+            places=tuple(
+                str(sample) if isinstance(sample, Path) else f"{place}, row {number}"
+                for number, (sample, _) in enumerate(pairs, start=1)
+            ),
+        )
+
     def take(self, indices: Sequence[int]) -> Rows:
         """These rows, in this order."""
         return Rows(
@@ -49,12 +69,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Splits:
-    """All that was read: `test` is None where there is none, `order` its own order of classes, if any."""
+    """All that was read: `test` is None where there is none, `order` its own order of classes, if any.
 
-    modality: str
+    `note` is what the user should know of the reading, such as rows that were left out.
+    """
+
     train: Rows
     test: Rows | None = None
     order: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def modality(self) -> Literal["image", "text"]:
+        """Texts are strings; whatever else a sample is, it is an image."""
+        return "text" if isinstance(next(iter(self.train.samples), ""), str) else "image"
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:

@@ -22,8 +22,12 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(*key))
 
 
-def held_out(labels: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def held_out(
+    labels: Sequence[str], fraction: float, seed: int, purpose: str = "held out"
+) -> tuple[list[int], list[int]]:
     """(kept, held out): of every class the fraction, rounded, but one sample at least and never the last one.
+
+    Shares for different purposes are drawn apart.
 
     >>> kept, held = held_out(["a"] * 10 + ["b"], 0.2, seed=0)
     >>> len(kept), len(held)
@@ -32,7 +36,7 @@ def held_out(labels: Sequence[str], fraction: float, seed: int) -> tuple[list[in
     held: list[int] = []
     for label, indices in _by_label(labels).items():
         count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
-        held += _drawn(indices, count, generator(seed, "held out", label))
+        held += _drawn(indices, count, generator(seed, purpose, label))
     chosen = set(held)
     return [i for i in range(len(labels)) if i not in chosen], sorted(held)
 

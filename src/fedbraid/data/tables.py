@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from fedbraid.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 KINDS: Mapping[str, str] = {
     ".csv": "csv",
@@ -22,31 +24,38 @@ KINDS: Mapping[str, str] = {
     ".json": "json",
     ".jsonl": "json",
 }
-TRAIN = ("train",)
 TEST = ("test", "val", "validation")
-"""Names of splits, the preferred one first: validation serves as test only where there is no test split."""
+"""Names of the test split, the preferred one first: validation serves as test only where there is no test split."""
 
 
-def read_tables(path: Path, columns: Columns, modality: str | None = None) -> Splits:
-    """The rows of a file, or of the train* and test* files of a folder."""
+def read_tables(
+    path: Path,
+    columns: Columns,
+    modality: str | None = None,
+    *,
+    train: str = "train",
+    tests: Sequence[str] = TEST,
+) -> Splits:
+    """The rows of a file, or of the files of a folder whose names start with `train` and one of `tests`."""
     if path.is_file():
         return _splits([path], [], columns, modality)
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
-    train = _named(files, TRAIN)
-    if not train:
+    training = tables_at(path, train)
+    if not training:
         raise UserError(
-            f"{path}: no file name starts with 'train' among {[file.name for file in files]}; "
+            f"{path}: no file name starts with {train!r} among {[file.name for file in tables_at(path)]}; "
             "name the files train* and test*, or give the path of one file"
         )
-    test = next((found for name in TEST if (found := _named(files, (name,)))), [])
-    for split in (train, test):
+    testing = next((found for name in tests if (found := tables_at(path, name))), [])
+    for split in (training, testing):
         if len({file.suffix.lower() for file in split}) > 1:
             raise UserError(f"{path}: {[file.name for file in split]} are of several kinds; keep one of them")
-    return _splits(train, test, columns, modality)
+    return _splits(training, testing, columns, modality)
 
 
-def _named(files: Sequence[Path], starts: tuple[str, ...]) -> list[Path]:
-    return [file for file in files if file.name.lower().startswith(starts)]
+def tables_at(path: Path, start: str = "") -> list[Path]:
+    """The tables at a path, a folder or one of them itself, whose names start like this."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sorted(f for f in files if f.suffix.lower() in KINDS and f.name.lower().startswith(start) and f.is_file())
 
 
 def _splits(train: list[Path], test: list[Path], columns: Columns, modality: str | None) -> Splits:
@@ -55,7 +64,6 @@ def _splits(train: list[Path], test: list[Path], columns: Columns, modality: str
     modality = modality or _modality(first.column_names, columns, str(train[0]))
     rows = {file: rows_of(table, columns, modality, file.name, file.parent) for file, table in tables.items()}
     return Splits(
-        modality,
         concatenated([rows[file] for file in train]),
         concatenated([rows[file] for file in test]) if test else None,
         declared_classes(first, columns),
@@ -121,7 +129,7 @@ def declared_classes(table: datasets.Dataset, columns: Columns) -> tuple[str, ..
 
 
 def rows_of(table: datasets.Dataset, columns: Columns, modality: str, place: str, root: Path) -> Rows:
-    """The rows of a table, checked cell by cell; image paths are relative to `root`."""
+    """The rows of a table, checked cell by cell, images when they are decoded; their paths are relative to `root`."""
     import datasets
 
     sample = columns.image if modality == "image" else columns.text
@@ -132,11 +140,15 @@ def rows_of(table: datasets.Dataset, columns: Columns, modality: str, place: str
     names = declared_classes(table, columns)
     if isinstance(table.features[sample], datasets.Image):
         table = table.cast_column(sample, datasets.Image(decode=False))
-    cells = table.select_columns(sorted({sample, columns.label, client or sample}))[:]
+    cells = table.select_columns(sorted({columns.label, client or columns.label}))[:]
     places = tuple(f"{place}, row {number}" for number in range(1, len(table) + 1))
-    read = (lambda cell, at: _image(cell, at, root)) if modality == "image" else _text
+    column = table.data.column(sample)
+    if modality == "image":
+        samples = tuple(partial(_image, column, number, at, root) for number, at in enumerate(places))
+    else:
+        samples = tuple(_text(cell, at, columns.blank) for cell, at in zip(column.to_pylist(), places, strict=True))
     return Rows(
-        samples=tuple(map(read, cells[sample], places)),
+        samples=samples,
         labels=tuple(_label(cell, at, names) for cell, at in zip(cells[columns.label], places, strict=True)),
         places=places,
         clients=tuple(_name(c, at, "client") for c, at in zip(cells[client], places, strict=True)) if client else None,
@@ -149,14 +161,15 @@ def _require(table: datasets.Dataset, place: str, columns: Mapping[str, str]) ->
             raise UserError(f"{place} has no column {name!r}, its columns are {table.column_names}; set {option}")
 
 
-def _text(cell: object, place: str) -> str:
+def _text(cell: object, place: str, blank: bool) -> str:
     text = "" if cell is None else str(cell)
-    if not text.strip():
+    if not text.strip() and not blank:
         raise UserError(f"{place}: the text is empty; fill it in or take the row out")
     return text
 
 
-def _image(cell: object, place: str, root: Path) -> Sample:
+def _image(column: pyarrow.ChunkedArray, number: int, place: str, root: Path) -> Sample:
+    cell = column[number].as_py()
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes) and cell:

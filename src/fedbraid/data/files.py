@@ -1,0 +1,41 @@
+"""Finding and reading the small files of a published layout, with errors that say what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedbraid.errors import UserError
+
+
+class MissingFile(UserError):
+    """A part of a layout that is not there; whoever knows the data set adds where to get it."""
+
+
+def inside(path: Path, *names: str) -> Path:
+    """The first of these folders that `path` holds, else `path`: a copy is named with or without its top folder."""
+    return next((path / name for name in names if (path / name).is_dir()), path)
+
+
+def need(path: Path) -> Path:
+    """The path; `MissingFile` where there is nothing."""
+    if not path.exists():
+        raise MissingFile(f"there is no {path}")
+    return path
+
+
+def lines(file: Path) -> list[str]:
+    """The lines that are not empty, without the white space around them."""
+    try:
+        content = need(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text ({error}); get it anew") from error
+    return [line.strip() for line in content.splitlines() if line.strip()]
+
+
+def pairs(file: Path, separator: str | None = None) -> list[tuple[str, str]]:
+    """The first two fields of every line; fields are separated by white space unless another `separator` is given."""
+    rows = [line.split(separator) for line in lines(file)]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2:
+            raise UserError(f"{file}, line {number}: {' '.join(row)!r} has one field, two are expected; get it anew")
+    return [(row[0], row[1]) for row in rows]
