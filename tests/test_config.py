@@ -31,6 +31,12 @@ def test_overrides_come_after_the_file_and_keep_its_other_values(tmp_path):
     assert (changed.method["gram"], changed.method["ridge"], changed.data.name) == ("full", 1e-3, "cifar100")
 
 
+def test_a_recipe_is_run_with_another_method_without_the_options_of_its_own():
+    given = config.read("lorm/cifar100-b0.5", ["method.name=ewc", "method.strength=7", "training.rounds=2"])
+    assert given.method == {"name": "ewc", "strength": 7.0, "gamma": 1.0, "samples": 256}
+    assert (given.training.rounds, given.partition.beta) == (2, 0.5)
+
+
 def test_an_override_may_name_the_method_alone():
     assert config.read("", ["method=fedit"]).method == {"name": "fedit"}
     assert config.read("", ["method=lorm", "method.gram=full"]).method["gram"] == "full"
@@ -56,9 +62,9 @@ def test_errors_name_the_key_and_what_to_do(override, message):
         config.read("", [override])
 
 
-def test_a_missing_file_lists_the_recipes():
-    with pytest.raises(UserError, match=r"no configuration file 'lorm/publishd'.*did you mean 'lorm/published'"):
-        config.read("lorm/publishd")
+def test_a_missing_file_names_the_nearest_recipe():
+    with pytest.raises(UserError, match=r"no configuration file 'lorm/cifar10-b0.5'.*mean 'lorm/cifar100-b0.5'"):
+        config.read("lorm/cifar10-b0.5")
 
 
 def test_toml_that_is_none_is_an_error_with_the_file(tmp_path):
