@@ -92,6 +92,7 @@ def line_chart(
     bands: Sequence[Band] = (),
     tips: Tips = (),
     stepped: bool = False,
+    label: str = "communication round",
 ) -> str:
     """Curves over the rounds 1 .. `steps`; the vertical axis starts at `low`, or near the lowest value."""
     values = [y for line in lines for _, y in line.points if y is not None]
@@ -100,7 +101,7 @@ def line_chart(
     names = [show(mark) for mark in marks]
     right = max(width_of(f"{line.name} {line.value}") for line in lines) + 28
     frame = _frame(width, height, right, steps, names, marks, noted=any(band.note for band in bands))
-    body = [band_marks(frame, bands), y_axis(frame, marks, names), x_axis(frame, "communication round")]
+    body = [band_marks(frame, bands), y_axis(frame, marks, names), x_axis(frame, label)]
     body += [_curve(frame, line, stepped) for line in lines]
     body += [end_labels(frame, [_end_of(frame, line, stepped) for line in lines]), slots(frame, tips)]
     return svg(title, description, width, height, body)

@@ -37,10 +37,11 @@ def render(results: Mapping[str, Any], events: Sequence[Mapping[str, Any]], conf
         f"<div>{environment(results)}{notes(results)}</div></section>",
         _data(run),
     ]
-    return _page(_title(results), "".join(body))
+    return page(_title(results), "".join(body))
 
 
-def _page(title: str, body: str) -> str:
+def page(title: str, body: str) -> str:
+    """A page around its body, with the style sheet and the tooltips inside."""
     style, script = _asset("style.css"), _asset("html_tooltips.js")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -34,9 +34,9 @@ def rows(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Ro
     """
     groups: dict[str, list[tuple[dict[str, Any], Mapping[str, Any]]]] = {}
     for config, results in runs:
-        flat = _flat(config)
-        flat.pop("run.seed", None)
-        groups.setdefault(repr(sorted(flat.items())), []).append((flat, results))
+        values = flat(config)
+        values.pop("run.seed", None)
+        groups.setdefault(repr(sorted(values.items())), []).append((values, results))
     settings = [members[0][0] for members in groups.values()]
     made = [
         Row(_label(members[0][0], settings), len(members), _cells([results for _, results in members]))
@@ -54,34 +54,41 @@ def text(cell: tuple[float, float] | None, runs: int) -> str:
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}" if runs > 1 else f"{mean:.{digits}f}"
 
 
+def mean_and_deviation(results: Sequence[Mapping[str, Any]], key: str, unit: float) -> tuple[float, float] | None:
+    """Mean and sample deviation of a value over the results that have it, in the column's unit."""
+    values = [unit * r[key] for r in results if key in r]
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return (statistics.fmean(values), deviation) if values else None
+
+
+def flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """Nested tables as one, their keys joined by dots.
+
+    >>> flat({"training": {"lr": 0.1}, "title": "a"})
+    {'training.lr': 0.1, 'title': 'a'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{start}{key}.")
+        else:
+            found[f"{start}{key}"] = value
+    return found
+
+
 def _cells(results: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, float] | None, ...]:
-    cells: list[tuple[float, float] | None] = []
-    for key, _, unit in COLUMNS:
-        values = [unit * r[key] for r in results if key in r]
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        cells.append((statistics.fmean(values), deviation) if values else None)
-    return tuple(cells)
+    return tuple(mean_and_deviation(results, key, unit) for key, _, unit in COLUMNS)
 
 
-def _label(flat: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
+def _label(values: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> str:
     """The method, then every setting in which it differs from another row of the same method."""
-    method = flat["method.name"]
+    method = values["method.name"]
     same = [other for other in settings if other["method.name"] == method]
-    keys = sorted({key for other in same for key in {*flat, *other} if flat.get(key) != other.get(key)})
-    return " ".join([method, *[_setting(key, flat[key]) for key in keys if flat.get(key) is not None]])
+    keys = sorted({key for other in same for key in {*values, *other} if values.get(key) != other.get(key)})
+    return " ".join([method, *[_setting(key, values[key]) for key in keys if values.get(key) is not None]])
 
 
 def _setting(key: str, value: Any) -> str:
     """`data.name` reads as `data`, a path as its last part."""
     name = key.removesuffix(".name").split(".")[-1]
     return f"{name}={value.rstrip('/').split('/')[-1] if isinstance(value, str) else value}"
-
-
-def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{start}{key}.")
-        else:
-            flat[f"{start}{key}"] = value
-    return flat

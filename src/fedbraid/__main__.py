@@ -1,0 +1,5 @@
+"""`python -m fedbraid`: the command line."""
+
+from fedbraid.cli import main
+
+main()
