@@ -7,45 +7,11 @@ import pytest
 import torch
 
 from fedbraid.models.torchvision import make_torchvision_importable
+from fedbraid.testing import save_tokenizer
 
 make_torchvision_importable()
 
-WORDS = (
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "big",
-    "small",
-    "red",
-    "and",
-    "then",
-    "fast",
-    "home",
-)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
-
-def save_tokenizer(folder: Path) -> None:
-    """A WordPiece tokenizer of a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    pieces = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
-    pieces.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=pieces, **names).save_pretrained(folder)
 
 
 def build(family: str) -> torch.nn.Module:

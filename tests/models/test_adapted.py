@@ -251,8 +251,8 @@ def test_fresh_factors_are_uniform_and_b_is_zero(saved: Saved) -> None:
 
 def test_kinds_that_there_are_not(saved: Saved) -> None:
     model = AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=2))
-    with pytest.raises(UserError, match="no place for 'prompt/0'"):
-        model.load({"prompt/0": torch.zeros(1)})
+    with pytest.raises(UserError, match="no place for 'prefix/0'"):
+        model.load({"prefix/0": torch.zeros(1)})
     with pytest.raises(UserError, match="rank of at least 1"):
         Adapter(rank=0)
 

@@ -8,25 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fedbraid.algebra import Tensors, select
-from fedbraid.core import TextInput
+from fedbraid.algebra import Tensors, prefix, select
+from fedbraid.core import ImageInput, TextInput
 from fedbraid.errors import UserError
 from fedbraid.models import adapters, heads
 from fedbraid.models.adapters import DELTA, LORA, Adapter
 from fedbraid.models.backbones import Backbone
-from fedbraid.models.layers import choose
+from fedbraid.models.layers import choose, linear_layers
+from fedbraid.models.prompted import Prompted
+from fedbraid.models.random_features import draw_projection, random_features
 
-KINDS = ("lora_A", "lora_B", "delta_A", "delta_B", "base", "head")
+KINDS = ("lora_A", "lora_B", "delta_A", "delta_B", "base", "prompt", "head", "projection")
 
 
 class AdaptedModel:
-    """A backbone with an adapter injected and a head that grows. It owns the backbone's module."""
+    """A backbone with an adapter injected and a head that grows. It owns the backbone's module.
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, *, device: str | torch.device = "cpu") -> None:
+    Under `precision` bf16 the backbone multiplies in bfloat16, in training, measuring and testing alike; values,
+    features and all that is made of them are fp32.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        self._half = precision == "bf16"
         self.backbone = backbone
         self.adapter = adapter
         self.device = torch.device(device)
@@ -34,24 +49,36 @@ class AdaptedModel:
         self._layers: dict[str, nn.Module] = {}
         self._heads: dict[int, nn.Parameter] = {}
         self._mask: Tensor | None = None
+        self._projection: Tensor | None = None
+        if adapter.kind == "prompt" and adapter.prompts is None:
+            raise UserError("adapter.kind = 'prompt' says not which; take the adapter of a prompt method's options")
         module = backbone.module.to(self.device).requires_grad_(False)
-        if adapter.kind == "lora":
-            chosen = choose(module, adapter.layers, adapter.blocks)
+        if adapter.kind in ("lora", "full"):
+            lora = adapter.kind == "lora"
+            chosen = choose(module, adapter.layers, adapter.blocks) if lora else linear_layers(module)
             self.layers = {name: (layer.out_features, layer.in_features) for name, layer in chosen.items()}
-            adapters.inject(module, adapter, list(chosen))
+            if lora:
+                adapters.inject(module, adapter, list(chosen))
             self._layers = {name: module.get_submodule(name) for name in chosen}
+        self._prompted = Prompted(backbone, adapter.prompts if adapter.kind == "prompt" else None, self.device)
         self._base = _floating(module) if adapter.kind == "full" else {}
         self._pretrained = {name: value.detach().clone() for name, value in self._base.items()}
+
+    @property
+    def input(self) -> ImageInput | TextInput:
+        return self.backbone.input
 
     @property
     def width(self) -> int:
         return self.backbone.width
 
     def fresh(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """First values of the adapter: fresh factors, or the pre-trained weights under full fine-tuning."""
+        """First values of the adapter: factors, prompts, or the pre-trained weights under full fine-tuning."""
         if self.adapter.kind == "full":
             return {f"base/{name}": value.cpu() for name, value in self._pretrained.items()}
-        return adapters.fresh_lora(self.layers, self.adapter.rank, generator)
+        if self.adapter.kind == "lora":
+            return adapters.fresh_lora(self.layers, self.adapter.rank, generator)
+        return prefix(self._prompted.fresh(generator), "prompt")
 
     def load(self, tensors: Tensors) -> None:
         """Makes these the tuned values; a low-rank term whose tensors are missing is inactive."""
@@ -59,7 +86,9 @@ class AdaptedModel:
         if unknown:
             raise UserError(f"the model has no place for {unknown[0]!r}; it loads {', '.join(KINDS)}")
         self._check(tensors)
-        self._load_low_rank(tensors)
+        if self.adapter.kind == "lora":
+            self._load_low_rank(tensors)
+        self._prompted.load(select(tensors, "prompt"))
         with torch.no_grad():
             for name, value in select(tensors, "base").items():
                 self._base[name].copy_(value)
@@ -67,6 +96,8 @@ class AdaptedModel:
             int(task): nn.Parameter(value.to(self.device, torch.float32, copy=True), requires_grad=False)
             for task, value in select(tensors, "head").items()
         }
+        drawn = tensors.get("projection")
+        self._projection = None if drawn is None else draw_projection(drawn, self.width).to(self.device)
 
     def _check(self, tensors: Tensors) -> None:
         """Values of this adapter's own kinds must fit it; what is of another rank or model is named."""
@@ -109,28 +140,39 @@ class AdaptedModel:
 
     def _values(self) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {f"base/{name}": value for name, value in self._base.items()}
-        for name, layer in self._layers.items():
+        for name, layer in self._layers.items() if self.adapter.kind == "lora" else ():
             values[f"lora_A/{name}"] = layer.lora_A[LORA].weight  # type: ignore[index]
             values[f"lora_B/{name}"] = layer.lora_B[LORA].weight  # type: ignore[index]
+        values |= prefix(self._prompted.loaded, "prompt")
         return values | {f"head/{task}": value for task, value in self._heads.items()}
 
     def train(self, mode: bool = True) -> None:
-        """Dropout on or off; normalisation statistics move only where the backbone itself is tuned."""
-        self.backbone.module.train(mode)
+        """Dropout on or off; normalisation statistics move only where the backbone itself is tuned.
+
+        There is no dropout under prompts: the plain model's feature chooses them.
+        """
+        self.backbone.module.train(mode and self.adapter.kind != "prompt")
         if not self._base:
             for module in self.backbone.module.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(n, width)."""
+        """(n, width), or the random features of a loaded projection."""
         reads = self.backbone.input
         self._mask = inputs.get(reads.mask) if isinstance(reads, TextInput) else None
-        return self.backbone.pool(self.backbone.module, inputs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            features = self._prompted.features(inputs)
+        features = features.float() if self._half else features
+        return features if self._projection is None else random_features(features, self._projection)
 
     def logits(self, features: Tensor) -> Tensor:
         """(n, classes of all loaded heads)."""
         return heads.logits(features, heads.join(self._heads))
+
+    def penalty(self) -> Tensor:
+        """What the adapter adds to the loss of the last forward pass: zero for all but prompts."""
+        return self._prompted.penalty
 
     @contextmanager
     def inputs_of(self, layers: Sequence[str], watch: Callable[[str, Tensor], None]) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Adapters: what of a backbone is tuned, and fresh values for it.
 
 Tuned values have names of a kind: `lora_A/<layer>` (r x d_in) and `lora_B/<layer>` (d_out x r) of a low-rank adapter,
-`base/<parameter>` of full fine-tuning. `delta_A/<layer>` and `delta_B/<layer>` are a second low-rank term of any rank
-that is added with scale 1 and never trained: merged updates of the past.
+`base/<parameter>` of full fine-tuning, `prompt/<name>` of prompts. `delta_A/<layer>` and `delta_B/<layer>` are a second
+low-rank term of any rank that is added with scale 1 and never trained: merged updates of the past.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedbraid.errors import UserError
+from fedbraid.models.prompts import Prompts
 
 LORA = "lora"
 DELTA = "delta"
@@ -23,9 +24,9 @@ DELTA = "delta"
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is tuned beside the head: a low-rank term on chosen layers, everything, or nothing."""
+    """What is tuned beside the head: a low-rank term on chosen layers, everything, nothing, or prompts."""
 
-    kind: Literal["lora", "full", "none"] = "lora"
+    kind: Literal["lora", "full", "none", "prompt"] = "lora"
     rank: int = 8
     alpha: float | None = None
     """LoRA's scale is alpha / rank; the default is a scale of 1."""
@@ -34,6 +35,8 @@ class Adapter:
     """all, attention, mlp, qkv, or a list of layer name endings."""
     blocks: str = ""
     """Block numbers and ranges such as "0-3"; empty means all."""
+    prompts: Prompts | None = None
+    """What prompts there are, where these are tuned: the method gives them."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -48,7 +51,8 @@ def inject(module: nn.Module, adapter: Adapter, layers: Sequence[str]) -> None:
     """Puts peft's LoRA layers in the place of the named linear layers of `module`."""
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(peft_config(adapter, layers), module, LORA)
+    with torch.random.fork_rng(devices=[]):  # peft draws first values; `load` overwrites them
+        inject_adapter_in_model(peft_config(adapter, layers), module, LORA)
 
 
 def peft_config(adapter: Adapter, layers: Sequence[str]):

@@ -21,19 +21,28 @@ from fedbraid.core import ImageInput, TextInput
 from fedbraid.errors import UserError
 from fedbraid.models.torchvision import make_torchvision_importable
 
-Pool = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+Output = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 TINY = Path(__file__).parent / "tiny"
+
+
+def last_hidden_state(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(n, tokens, width) after the last norm, of a transformers model."""
+    return module(**inputs).last_hidden_state
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pre-trained module, what it reads, and how its output becomes one feature vector a sample."""
+    """A pre-trained module, what it reads, and how its output becomes one feature vector a sample.
+
+    `tokens` is the output before it is pooled, (n, tokens, width).
+    """
 
     name: str
     module: nn.Module
     input: ImageInput | TextInput
     width: int
-    pool: Pool
+    pool: Output
+    tokens: Output = last_hidden_state
 
 
 def load_backbone(name: str, *, pooling: str = "auto", max_length: int = 128) -> Backbone:
@@ -169,11 +178,11 @@ def _check_pooling(pooling: str, name: str, config) -> None:
 
 
 def _class_token(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    return module(**inputs).last_hidden_state[:, 0]
+    return last_hidden_state(module, inputs)[:, 0]
 
 
 def _mean_token(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    hidden = module(**inputs).last_hidden_state
+    hidden = last_hidden_state(module, inputs)
     mask = inputs.get("attention_mask")
     if mask is None:
         return hidden.mean(1)
@@ -188,7 +197,7 @@ def _decoder_token(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return module(**inputs, decoder_input_ids=ids).last_hidden_state[:, 0]
 
 
-POOLS: Mapping[str, Pool] = {"cls": _class_token, "mean": _mean_token, "decoder": _decoder_token}
+POOLS: Mapping[str, Output] = {"cls": _class_token, "mean": _mean_token, "decoder": _decoder_token}
 
 
 def _text_input(source: str, max_length: int) -> TextInput:

@@ -13,27 +13,24 @@ from torch import nn
 
 from fedbraid.errors import UserError
 
-KINDS = ("all", "attention", "mlp", "qkv")
+KINDS = ("all", "attention", "mlp", "qkv", "qv")
 
 _ATTENTION = re.compile(
     r"(^|\.)(attn|attention|self_attn|self_attention|SelfAttention|EncDecAttention|crossattention)(\.|$)"
 )
 _QKV = re.compile(r"(^|\.)(qkv|query|key|value|q_proj|k_proj|v_proj|query_key_value|c_attn|q|k|v)$")
+_QV = re.compile(r"(^|\.)(qkv|query|value|q_proj|v_proj|query_key_value|c_attn|q|v)$")
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
 def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = "") -> dict[str, nn.Linear]:
     """The chosen layers by name, in the model's order.
 
-    `kind` is one of `KINDS` (`qkv` also fits a fused projection), or a list of name endings such as `["fc1", "fc2"]`.
+    `kind` is one of `KINDS` (`qkv` and `qv` fit a fused projection too), or a list of endings: `["fc1", "fc2"]`.
     `blocks` is a list of block numbers and ranges, as in `"0-3,6"`; empty means all.
     Raises `UserError` where nothing fits, with the names there are.
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _block(name) is not None
-    }
+    layers = linear_layers(model)
     wanted = _numbers(blocks)
     chosen = {
         name: layer for name, layer in layers.items() if _is(kind, name) and (wanted is None or _block(name) in wanted)
@@ -48,6 +45,15 @@ def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = ""
     return chosen
 
 
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """All linear layers of the numbered blocks by name, in the model's order; empty for a model without any."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _block(name) is not None
+    }
+
+
 def _is(kind: str | Sequence[str], name: str) -> bool:
     if not isinstance(kind, str):
         return any(name == ending or name.endswith("." + ending) for ending in kind)
@@ -57,6 +63,8 @@ def _is(kind: str | Sequence[str], name: str) -> bool:
         return bool(_ATTENTION.search(name))
     if kind == "qkv":
         return bool(_ATTENTION.search(name)) and bool(_QKV.search(name))
+    if kind == "qv":
+        return bool(_ATTENTION.search(name)) and bool(_QV.search(name))
     if kind == "mlp":
         return not _ATTENTION.search(name)
     raise UserError(f"adapter.layers = {kind!r} is none of {', '.join(KINDS)}; or give a list of layer name endings")

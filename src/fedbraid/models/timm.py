@@ -36,11 +36,15 @@ def load_timm(name: str) -> Backbone:
     channels, size, _ = data["input_size"]
     reads = ImageInput(size, channels, tuple(data["mean"]), tuple(data["std"]))
     width = int(module.num_features)  # type: ignore[arg-type]
-    return Backbone(name, module.float().eval(), reads, width, _pool)
+    return Backbone(name, module.float().eval(), reads, width, _pool, _tokens)
 
 
 def _pool(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    return module.forward_head(module.forward_features(inputs["pixel_values"]), pre_logits=True)  # type: ignore[operator]
+    return module.forward_head(_tokens(module, inputs), pre_logits=True)  # type: ignore[operator]
+
+
+def _tokens(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    return module.forward_features(inputs["pixel_values"])  # type: ignore[operator]
 
 
 def _import_timm():
