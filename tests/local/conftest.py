@@ -10,26 +10,7 @@ from torch import Tensor
 
 from fedbraid.core import Batch, Round, Task
 from fedbraid.models import AdaptedModel, Adapter, load_backbone
-
-WORDS = (
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "big",
-    "small",
-    "red",
-    "and",
-    "then",
-    "fast",
-    "home",
-)
+from fedbraid.testing import random_bert
 
 
 @dataclass(frozen=True)
@@ -54,30 +35,7 @@ class Samples:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a BERT with random weights and a WordPiece tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=30,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=48,
-            max_position_embeddings=32,
-        )
-    ).save_pretrained(folder)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    pieces = Tokenizer(models.WordPiece({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
-    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
-    pieces.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=pieces, **names).save_pretrained(folder)
-    return folder
+    return random_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture

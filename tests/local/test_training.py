@@ -152,11 +152,11 @@ def test_values_that_are_not_finite_after_the_last_step_are_no_result(
         trained(tiny, values, data, the_round, plan)
 
 
-def test_cross_entropy_is_over_the_classes_of_the_task(the_round: Round, tiny: AdaptedModel) -> None:
+def test_cross_entropy_is_over_the_classes_of_the_task(the_round: Round, tiny: AdaptedModel, data: Data) -> None:
     from fedbraid.core import Batch
 
     out = torch.tensor([[9.0, 9.0, 1.0, 2.0], [9.0, -9.0, 0.0, 3.0]], requires_grad=True)
-    step = Step(tiny, {}, the_round, Batch({}, torch.tensor([2, 3])), torch.zeros(2, 1), out)
+    step = Step(tiny, {}, {}, the_round, data, Batch({}, torch.tensor([2, 3])), torch.zeros(2, 1), out)
     loss = cross_entropy(step)
     expected = (-math.log(math.exp(1) / (math.exp(1) + math.exp(2))) - math.log(math.exp(3) / (1 + math.exp(3)))) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-6)
@@ -169,7 +169,10 @@ def test_bf16_training_gives_fp32_values_near_those_of_fp32(
 ) -> None:
     values = drawn(tiny)
     full = trained(tiny, values, data, the_round, replace(PLAN, optimizer="sgd"))
-    half = trained(tiny, values, data, the_round, replace(PLAN, optimizer="sgd", precision="bf16"))
+    lower = AdaptedModel(load_backbone("tiny"), tiny.adapter, precision="bf16")
+    half = trained(lower, values, data, the_round, replace(PLAN, optimizer="sgd"))
+    assert not torch.equal(half["head/1"], full["head/1"])
+    assert lower.features(next(data.batches(4, device=lower.device)).inputs).dtype == torch.float32
     for key in ("head/1", *(k for k in full if k.startswith("lora_B"))):
         assert half[key].dtype == torch.float32
         assert torch.linalg.norm(half[key] - full[key]) <= 0.1 * torch.linalg.norm(full[key] - values[key]) + 1e-6

@@ -34,7 +34,6 @@ class Training:
     weight_decay: float = 0.0
     momentum: float = 0.0
     augment: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"
 
     def rate(self, key: str) -> float:
         return self.rates.get(key.split("/", 1)[0], self.lr)
@@ -50,11 +49,15 @@ def train(
     shared: Tensors,
     training: Training,
     objectives: Sequence[Objective],
+    teacher: Tensors | None = None,
 ) -> dict[str, Tensor]:
     """The tuned values of `kinds` after training from `weights`, with `metric/loss` (a sum) and `metric/samples`.
 
+    `teacher` holds the weights of a model whose logits on every batch the objectives see.
     Raises `RunError` naming client, round and step where the loss, or a value after the last step, is not finite.
     """
+    received = {key: value.to(model.device) for key, value in shared.items()}
+    answers = [] if teacher is None else _answers(model, teacher, data, round, training)
     with seeded(round.derive("train", data.client), model.device):
         model.load(weights)
         parameters = model.parameters(kinds)
@@ -64,10 +67,11 @@ def train(
         samples = 0
         steps = training.epochs * math.ceil(len(data) / training.batch_size)
         for step, batch in enumerate(track(_epochs(model, data, round, training), f"client {data.client}", steps)):
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                features = model.features(batch.inputs)
-                seen = Step(model, shared, round, batch, features, model.logits(features.float()))
-                loss = torch.stack([objective(seen) for objective in objectives]).sum()
+            features = model.features(batch.inputs)
+            logits = model.logits(features.float())
+            taught = answers[step] if answers else None
+            seen = Step(model, parameters, received, round, data, batch, features, logits, taught)
+            loss = torch.stack([objective(seen) for objective in objectives]).sum()
             if not torch.isfinite(loss):
                 raise _diverged("the loss", loss.item(), data, round, step, training)
             optimizer.zero_grad(set_to_none=True)
@@ -84,6 +88,18 @@ def train(
         if not torch.isfinite(value).all():
             raise _diverged(key, math.nan, data, round, step, training)
     return values | metrics
+
+
+def _answers(model: Model, teacher: Tensors, data: Data, round: Round, training: Training) -> list[Tensor]:
+    """The teacher's logits on every batch of the coming training.
+
+    They are taken before it on the very batches that it will see, since order and augmentation are a function of the
+    round: so one model in memory is enough.
+    """
+    model.load(teacher)
+    model.train(False)
+    with torch.no_grad():
+        return [model.logits(model.features(batch.inputs).float()) for batch in _epochs(model, data, round, training)]
 
 
 def _epochs(model: Model, data: Data, round: Round, training: Training):

@@ -1,7 +1,9 @@
 """Merges: pure linear algebra that turns clients' statistics into merged values."""
 
 from fedbraid.merges.base import Merge
+from fedbraid.merges.fisher import Fisher
 from fedbraid.merges.mean import Mean
 from fedbraid.merges.regmean import RegMean
+from fedbraid.merges.ties import Ties
 
-__all__ = ["Mean", "Merge", "RegMean"]
+__all__ = ["Fisher", "Mean", "Merge", "RegMean", "Ties"]

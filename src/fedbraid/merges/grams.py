@@ -20,11 +20,6 @@ from fedbraid.linalg import expand, from_triangle, to_triangle
 FORMS = ("diagonal", "triangle", "vectors", "values")
 
 
-def values(update: Tensors) -> list[str]:
-    """The keys of an update's tuned values: everything but the count and what was measured."""
-    return [key for key in update if key != "count" and key.split("/", 1)[0] not in FORMS]
-
-
 def measured(tensors: Tensors) -> list[str]:
     """The keys of which a Gram is held."""
     return [key.split("/", 1)[1] for key in tensors if key.startswith(("triangle/", "diagonal/"))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fedbraid.algebra import Statistic, Tensors, select
 from fedbraid.errors import RunError
-from fedbraid.merges import grams
+from fedbraid.merges.base import values
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,7 @@ class Mean:
 
     def lift(self, update: Tensors) -> Statistic:
         count = update["count"].double()
-        return Statistic(
-            {"count": count} | {f"sum/{key}": count * update[key].double() for key in grams.values(update)}
-        )
+        return Statistic({"count": count} | {f"sum/{key}": count * update[key].double() for key in values(update)})
 
     def solve(self, total: Statistic) -> Tensors:
         """`RunError` where the clients' sample counts sum to nothing."""
