@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
+from torch import Tensor
 
-from fedbraid.algebra import select
+from fedbraid.algebra import Tensors, prefix, select
 from fedbraid.core import State
 from fedbraid.errors import RunError, StoppedRun
 
@@ -31,18 +32,22 @@ DRAFT = ".part"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `done` rounds: the runtime's memory, and how much of the event log belongs to it."""
+    """A run after `done` rounds: the runtime's memory, and how much of the event log belongs to it.
+
+    `kept` is what simulated clients keep for themselves, as `<client>/<name>`.
+    """
 
     done: int
     state: State
     memory: Mapping[str, Any] = field(default_factory=dict[str, Any])
     events_bytes: int = 0
+    kept: Tensors = field(default_factory=dict[str, Tensor])
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Adds a generation and removes the oldest; `StoppedRun` where the disk is full, the last state intact."""
-    tensors = {f"shared/{key}": value for key, value in checkpoint.state.shared.items()}
-    tensors |= {f"server/{key}": value for key, value in checkpoint.state.server.items()}
+    tensors = prefix(checkpoint.state.shared, "shared") | prefix(checkpoint.state.server, "server")
+    tensors |= prefix(checkpoint.kept, "kept")
     payload = save({key: value.contiguous().clone() for key, value in tensors.items()})
     manifest = {
         "done": checkpoint.done,
@@ -90,6 +95,7 @@ def _read_generation(path: Path) -> Checkpoint:
         state=State(select(tensors, "shared"), select(tensors, "server")),
         memory=manifest["memory"],
         events_bytes=manifest["events_bytes"],
+        kept=select(tensors, "kept"),
     )
 
 

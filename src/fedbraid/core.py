@@ -104,11 +104,29 @@ class TextInput:
 
 
 class Data(Protocol):
-    """The samples of one client in one task."""
+    """The samples of one client in one task, and what the client has kept from earlier rounds.
+
+    An update's `keep/<name>` tensors never leave the client: they are its `memory` in the next round, under `<name>`.
+    """
 
     @property
     def client(self) -> ClientId: ...
+    @property
+    def memory(self) -> Tensors: ...
+    @property
+    def ids(self) -> Tensor:
+        """Numbers by which the client finds these samples again, in the order of unshuffled batches."""
+        ...
+
     def __len__(self) -> int: ...
+    def recall(self, ids: Tensor, *, device: torch.device) -> Batch:
+        """Samples of any task that this client has seen, by their numbers."""
+        ...
+
+    def remembering(self, memory: Tensors) -> Data:
+        """The same samples with this memory."""
+        ...
+
     def batches(
         self,
         size: int,
@@ -134,13 +152,18 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...
     @property
+    def input(self) -> ImageInput | TextInput:
+        """What the backbone reads."""
+        ...
+
+    @property
     def width(self) -> int:
         """The number of features that the head reads."""
         ...
 
     @property
     def layers(self) -> Mapping[str, tuple[int, int]]:
-        """The layers that a low-rank adapter tunes: name -> (d_out, d_in)."""
+        """The linear layers that the adapter tunes: name -> (d_out, d_in)."""
         ...
 
     def fresh(self, generator: torch.Generator) -> Tensors:
@@ -171,6 +194,10 @@ class Model(Protocol):
         """(n, classes of all loaded heads)."""
         ...
 
+    def penalty(self) -> Tensor:
+        """What the adapter adds to the loss of the last forward pass: zero for all but prompts."""
+        ...
+
     def inputs_of(self, layers: Sequence[str], watch: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
         """Calls `watch(layer, x)` with each layer's input, (tokens, d_in), on every forward pass inside."""
         ...
@@ -181,6 +208,11 @@ class Phase(Protocol):
 
     @property
     def rounds(self) -> int: ...
+    @property
+    def tasks(self) -> Callable[[Task], bool]:
+        """In which tasks it has these rounds."""
+        ...
+
     @property
     def evaluated(self) -> bool:
         """Whether the model after such a round is one to evaluate."""
@@ -219,6 +251,9 @@ class Method:
 
 EVALUATE = "evaluate"
 """The name of the evaluation phase in a `Round`."""
+
+KEEP = "keep"
+"""The kind of what an update leaves at the client."""
 
 
 @dataclass(frozen=True)

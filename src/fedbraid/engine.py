@@ -27,6 +27,7 @@ def schedule(method: Method, tasks: Sequence[Task], seed: int) -> list[tuple[Rou
         (Round(task, name, index, seed), phase)
         for task in tasks
         for name, phase in method.phases.items()
+        if phase.tasks(task)
         for index in range(phase.rounds)
     ]
 
@@ -48,8 +49,10 @@ def run(
     last_of_task = {round.task.index: number for number, (round, _) in enumerate(rounds)}
     loop = track(rounds[done:], "run", len(rounds) - done)
     for number, (round, phase) in enumerate(loop, start=done):
-        outcome = runtime.sum(state.shared, round, phase.cohort(runtime.clients, round))
-        state = phase.server_update(model, state, outcome.total, round)
+        cohort = phase.cohort(runtime.clients, round)
+        outcome = runtime.sum(state.shared, round, cohort)
+        if outcome.reported or not cohort:  # a round in which nobody had samples leaves the state as it is
+            state = phase.server_update(model, state, outcome.total, round)
         wanted = phase.evaluated if evaluate == "round" else number == last_of_task[round.task.index]
         test = None
         if wanted:

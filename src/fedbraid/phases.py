@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedbraid.algebra import Statistic, Tensors, without
+from fedbraid.algebra import Statistic, Tensors, prefix, select, without
 from fedbraid.core import Client, ClientId, Data, Model, Round, State, Task
 from fedbraid.local.measures import count_right
 from fedbraid.local.objectives import Objective, cross_entropy
@@ -23,6 +23,11 @@ from fedbraid.local.training import Training, train
 from fedbraid.merges import Merge
 
 Cohort = Callable[[Sequence[ClientId], Round], Sequence[ClientId]]
+Measured = Callable[[Model, Tensors, Data, Round], Tensors]
+"""What a client measures on the model with the given values in place."""
+
+BESIDE = "beside"
+"""The kind of what adds up beside the merge in a training round."""
 
 
 def everyone(clients: Sequence[ClientId], _round: Round) -> Sequence[ClientId]:
@@ -35,6 +40,16 @@ def nobody(_clients: Sequence[ClientId], _round: Round) -> Sequence[ClientId]:
     return ()
 
 
+def every_task(_task: Task) -> bool:
+    """The phase has its rounds in every task."""
+    return True
+
+
+def first_task(task: Task) -> bool:
+    """The phase has its rounds in the first task alone."""
+    return task.index == 0
+
+
 def train_samples(client: Client, task: Task) -> Data:
     """The client's training samples of the task."""
     return client.train(task)
@@ -43,6 +58,20 @@ def train_samples(client: Client, task: Task) -> Data:
 def test_samples(client: Client, task: Task) -> Data:
     """The client's test samples of all tasks seen."""
     return client.test(task)
+
+
+def nothing(_model: Model, _shared: Tensors, _data: Data, _round: Round) -> Tensors:
+    """Measures nothing."""
+    return {}
+
+
+def unchanged(state: State, _sums: Tensors, _round: Round) -> State:
+    """The state as it is."""
+    return state
+
+
+def no_teacher(_shared: Tensors, _round: Round) -> None:
+    """Training without a teacher."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +90,9 @@ class Sampled:
 class Train:
     """Clients train `kinds(round)` from `weights(shared, round)`; the server merges.
 
-    `measures` are taken after training, on what was received with the trained values in place; what they return
-    travels with the update.
+    `measures` are taken after training, on what was received with the trained values in place: what they return is
+    for the merge, and what `sums` return adds up beside it, for `absorb`. With `relative` what is sent and merged is
+    the change of a value. `teacher` gives the weights of a model whose logits the objectives see.
     """
 
     rounds: int
@@ -70,10 +100,15 @@ class Train:
     training: Training
     merge: Merge
     weights: Callable[[Tensors, Round], Tensors]
-    measures: Callable[[Model, Tensors, Data, Round], Tensors] | None = None
     objectives: Sequence[Objective] = (cross_entropy,)
+    measures: Measured = nothing
+    sums: Measured = nothing
+    absorb: Callable[[State, Tensors, Round], State] = unchanged
+    teacher: Callable[[Tensors, Round], Tensors | None] = no_teacher
+    relative: bool = False
     cohort: Cohort = everyone
     data: Callable[[Client, Task], Data] = train_samples
+    tasks: Callable[[Task], bool] = every_task
     evaluated: bool = True
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
@@ -86,30 +121,38 @@ class Train:
             shared=shared,
             training=self.training,
             objectives=self.objectives,
+            teacher=self.teacher(shared, round),
         )
         values = without(trained, "metric")
-        measured = self.measures(model, {**shared, **values}, data, round) if self.measures else {}
-        return {"count": torch.tensor(float(len(data)), dtype=torch.float64), **trained, **measured}
+        held = {**shared, **values}
+        update = {"count": torch.tensor(float(len(data)), dtype=torch.float64), **trained}
+        update |= self.measures(model, held, data, round)
+        update |= prefix(self.sums(model, held, data, round), BESIDE)
+        return update | {key: value - shared[key] for key, value in values.items()} if self.relative else update
 
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
-        metrics = Statistic({key: value for key, value in update.items() if key.startswith("metric/")})
-        return self.merge.lift(without(update, "metric")) + metrics
+        beside = {key: value for key, value in update.items() if key.startswith(("metric/", f"{BESIDE}/"))}
+        return self.merge.lift(without(update, "metric", BESIDE)) + Statistic(beside)
 
     def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:  # noqa: ARG002
-        merged = {key: value.float() for key, value in self.merge.solve(total).items()}
-        return State({**state.shared, **merged}, state.server)
+        merged = self.merge.solve(total)
+        if self.relative:
+            merged = {key: state.shared[key].double() + change for key, change in merged.items()}
+        values = {key: value.float() for key, value in merged.items()}
+        return self.absorb(State({**state.shared, **values}, state.server), select(total, BESIDE), round)
 
 
 @dataclass(frozen=True)
 class Measure:
     """Clients measure on what they received; `absorb` puts the sum into the state."""
 
-    statistic: Callable[[Model, Tensors, Data, Round], Tensors]
+    statistic: Measured
     absorb: Callable[[Model, State, Statistic, Round], State]
     lifted: Callable[[Tensors], Statistic] = Statistic
     rounds: int = 1
     cohort: Cohort = everyone
     data: Callable[[Client, Task], Data] = train_samples
+    tasks: Callable[[Task], bool] = every_task
     evaluated: bool = True
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
@@ -122,16 +165,13 @@ class Measure:
         return self.absorb(model, state, total, round)
 
 
-def serve(step: Callable[[Model, State, Round], State]) -> Measure:
+def serve(step: Callable[[Model, State, Round], State], *, tasks: Callable[[Task], bool] = every_task) -> Measure:
     """A step of the server alone: nobody takes part, so the sum is `ZERO`."""
-
-    def nothing(_model: Model, _shared: Tensors, _data: Data, _round: Round) -> Tensors:
-        return {}
 
     def absorb(model: Model, state: State, _total: Statistic, round: Round) -> State:
         return step(model, state, round)
 
-    return Measure(nothing, absorb, cohort=nobody, evaluated=False)
+    return Measure(nothing, absorb, cohort=nobody, tasks=tasks, evaluated=False)
 
 
 def evaluate(weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None) -> Measure:

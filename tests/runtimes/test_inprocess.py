@@ -1,7 +1,7 @@
 """The in-process runtime with phases of this test's own: sums, idle clients, bytes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -23,9 +23,13 @@ class Numbers:
 
     client: str
     values: tuple[float, ...]
+    memory: Tensors = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def remembering(self, memory: Tensors) -> "Numbers":
+        return replace(self, memory=memory)
 
     def batches(self, *_args: Any, **_options: Any) -> Iterator[Any]:
         return iter(())
@@ -71,12 +75,15 @@ class Squares:
 
 
 def runtime(
-    values: dict[str, tuple[float, ...]], phase: Squares | None = None, **options: Any
+    values: dict[str, tuple[float, ...]],
+    phase: Squares | None = None,
+    tests: tuple[float, ...] = (1.0,),
+    **options: Any,
 ) -> tuple[InProcess, Squares]:
     phase = phase or Squares()
     method = Method("squares", {"train": phase}, phase, dict)
     clients = {client: Holder(client, held) for client, held in values.items()}
-    return InProcess(method, None, clients, {"test": Holder("test", (1.0,))}, **options), phase
+    return InProcess(method, None, clients, {"test": Holder("test", tests)}, **options), phase
 
 
 SHARED = {"scale": torch.tensor([2.0])}
@@ -148,9 +155,31 @@ def test_evaluation_asks_the_evaluators() -> None:
 def test_what_cannot_run() -> None:
     with pytest.raises(UserError, match="at least one client"):
         InProcess(Method("m", {}, Squares(), dict), None, {}, {})
+    here, _ = runtime({"a": (1.0,)}, tests=())
+    with pytest.raises(UserError, match="no test samples"):
+        here.sum(SHARED, Round(TASK, EVALUATE, 0, 0), here.evaluators)
+
+
+def test_a_round_in_which_nobody_has_samples_is_empty() -> None:
     here, _ = runtime({"a": (), "b": ()})
-    with pytest.raises(UserError, match="has samples of this task"):
-        here.sum(SHARED, ROUND, ["a", "b"])
+    outcome = here.sum(SHARED, ROUND, ["a", "b"])
+    assert (len(outcome.total), outcome.reported, outcome.idle) == (0, (), ("a", "b"))
+
+
+def test_what_clients_keep_never_leaves_them() -> None:
+    class Keeping(Squares):
+        def client_update(self, model: Any, shared: Tensors, data: Numbers, round: Round) -> Tensors:
+            seen = data.memory.get("seen", torch.tensor(0))
+            return {**super().client_update(model, shared, data, round), "keep/seen": seen + len(data)}
+
+        def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:
+            assert set(update) == {"x"}
+            return super().lift(shared, update, round)
+
+    here, _ = runtime({"a": (1.0, 2.0), "b": (3.0,)}, Keeping())
+    here.sum(SHARED, ROUND, ["a", "b"])
+    here.sum(SHARED, ROUND, ["a"])
+    assert {key: value.item() for key, value in here.kept().items()} == {"a/seen": 4, "b/seen": 1}
 
 
 def test_a_message_above_the_cap_ends_the_round() -> None:

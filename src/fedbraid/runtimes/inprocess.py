@@ -11,8 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fedbraid.algebra import ZERO, Statistic, Tensors
-from fedbraid.core import EVALUATE, Client, ClientId, Data, Method, Model, Outcome, Phase, Round
+from torch import Tensor
+
+from fedbraid.algebra import ZERO, Statistic, Tensors, prefix, select, without
+from fedbraid.core import EVALUATE, KEEP, Client, ClientId, Data, Method, Model, Outcome, Phase, Round
 from fedbraid.errors import UserError
 from fedbraid.progress import track
 from fedbraid.runtimes.codec import Codec
@@ -36,6 +38,7 @@ class InProcess:
         codec: Codec | None = None,
         lift_on: Literal["server", "client"] = "server",
         memory: Mapping | None = None,
+        kept: Tensors | None = None,
     ) -> None:
         if not clients:
             raise UserError("a run needs at least one client")
@@ -48,6 +51,7 @@ class InProcess:
         self._lift_on = lift_on
         self._delivery = Delivery(memory)
         self._messages: dict[News, bytes] = {}
+        self._kept: dict[str, Tensor] = dict(kept or {})
 
     def party(self, client: ClientId) -> Client:
         """The client or evaluator of that id."""
@@ -57,19 +61,22 @@ class InProcess:
         """What a resumed runtime needs to know of the messages sent so far."""
         return self._delivery.memory()
 
+    def kept(self) -> Tensors:
+        """What clients keep for themselves between rounds, as `<client>/<name>`: no message ever holds it."""
+        return self._kept
+
     def sum(self, shared: Tensors, round: Round, cohort: Sequence[ClientId]) -> Outcome:
         """The sum of the cohort's statistics; clients without samples for this round are idle."""
         if not cohort:
             return Outcome(ZERO)
         begin = time.perf_counter()
         phase = self._method.phase(round)
-        data = {client: phase.data(self._parties[client], round.task) for client in sorted(cohort)}
+        data = {client: self._data(phase, client, round) for client in sorted(cohort)}
         active = [client for client in data if len(data[client]) > 0]
+        if not active and round.phase == EVALUATE:
+            raise UserError(f"there are no test samples of the classes seen in {round}; add some")
         if not active:
-            raise UserError(
-                f"none of the {len(cohort)} clients drawn for {round} has samples of this task (there are "
-                f"{len(self.clients)} clients); raise partition.clients_per_round"
-            )
+            return Outcome(ZERO, idle=tuple(data))
         received = self._broadcast(shared)
         self._delivery.publish(received)
         self._messages.clear()
@@ -81,6 +88,9 @@ class InProcess:
             result = result + self._lifted(phase, received, payload, round)
         idle = tuple(client for client in data if client not in up)
         return Outcome(result, tuple(active), idle, up, down, time.perf_counter() - begin)
+
+    def _data(self, phase: Phase, client: ClientId, round: Round) -> Data:
+        return phase.data(self._parties[client], round.task).remembering(select(self._kept, client))
 
     def _broadcast(self, shared: Tensors) -> Tensors:
         """The shared tensors as every client has them: rounded by the codec, decoded once for all of them."""
@@ -95,8 +105,10 @@ class InProcess:
         return self._messages[news]
 
     def _upload(self, phase: Phase, received: Tensors, data: Data, round: Round) -> bytes:
-        """What the client sends, as bytes."""
+        """What the client sends, as bytes; what it keeps stays here."""
         update = phase.client_update(self._model, received, data, round)
+        self._kept |= prefix(select(update, KEEP), data.client)
+        update = without(update, KEEP)
         if self._lift_on == "client":
             update = phase.lift(received, update, round)
         return self._codec.encode(update, {"round": _place(round), "client": data.client})
