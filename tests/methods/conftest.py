@@ -12,7 +12,7 @@ from fedbraid.core import Event, Method, Task
 from fedbraid.data import Dataset, Partition, Party, Stream, load, make_clients, make_partition, make_stream
 from fedbraid.engine import Start, run
 from fedbraid.local.training import Training
-from fedbraid.methods import METHODS, Setting
+from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import AdaptedModel, Adapter, load_backbone
 from fedbraid.phases import Sampled, everyone
 from fedbraid.runtimes.inprocess import InProcess
@@ -46,9 +46,8 @@ class World:
         **options: Any,
     ) -> Method:
         cohort = Sampled(sampled) if sampled else everyone
-        return METHODS[name](**options).build(
-            Setting(self.adapter, self.plan, rounds, cohort=cohort, test_offsets=test_offsets)
-        )
+        setting = Setting(self.adapter, self.plan, rounds, cohort=cohort, test_offsets=test_offsets)
+        return make(METHODS[name](**options), setting)
 
     def runtime(self, method: Method, **options: Any) -> InProcess:
         return InProcess(method, self.model, self.clients, self.evaluators, **options)

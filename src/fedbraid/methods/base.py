@@ -1,7 +1,7 @@
 """What every method's options share, and what a method file declares.
 
-A method file holds one frozen dataclass: its fields are the method's options, `about` says what it is, and `build`
-turns options into a `core.Method`.
+A method file holds one frozen dataclass that is an `Options`: its fields are the method's options, `about` says what it
+is, and `build` turns options into a `core.Method`. What many methods do alike stands here as small functions.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from fedbraid.algebra import Tensors, without
+from torch import Tensor
+
+from fedbraid.algebra import Tensors
 from fedbraid.core import Method, Model, Round, State
+from fedbraid.errors import UserError
 from fedbraid.local.training import Training
 from fedbraid.models.adapters import Adapter
 from fedbraid.models.heads import fresh_head
@@ -28,6 +31,7 @@ class About:
     citation: str
     travels: str
     adapters: tuple[str, ...]
+    """The kinds of adapter it works with, its default first."""
     modalities: tuple[str, ...] = ("image", "text")
     sums: bool = True
     """Whether everything it sends adds up, so that a secure sum can compute it."""
@@ -52,9 +56,29 @@ class Options(Protocol):
 
     about: ClassVar[About]
 
+    def adapter(self, given: Adapter) -> Adapter:
+        """The adapter that the method tunes, where the setting asks for `given`: the same for most methods."""
+        return given
+
     def build(self, setting: Setting) -> Method:
         """The method; `UserError` where options and setting do not go together."""
         ...
+
+
+def make(options: Options, setting: Setting) -> Method:
+    """The method of these options; `UserError` where it does not work with the setting's adapter."""
+    about, kind = options.about, setting.adapter.kind
+    if kind not in about.adapters:
+        raise UserError(
+            f"method {about.name!r} does not work with adapter.kind = {kind!r}; it takes {' or '.join(about.adapters)}"
+        )
+    return options.build(setting)
+
+
+def require(fits: bool, name: str, value: object, demand: str) -> None:
+    """`UserError` for an option out of range: `require(keep > 0, "keep", keep, "must be above 0")`."""
+    if not fits:
+        raise UserError(f"method.{name} = {value}: {demand}")
 
 
 def head_of(round: Round) -> str:
@@ -71,9 +95,18 @@ def grow(model: Model, state: State, round: Round) -> State:
 
 def tuned(adapter: Adapter) -> tuple[str, ...]:
     """The kinds of values that an adapter trains."""
-    return {"lora": ("lora_A", "lora_B"), "full": ("base",), "none": ()}[adapter.kind]
+    return {"lora": ("lora_A", "lora_B"), "full": ("base",), "none": (), "prompt": ("prompt",)}[adapter.kind]
 
 
-def all_values(shared: Tensors) -> Tensors:
-    """The shared values as they are: what a method without memory trains and predicts with."""
-    return without(shared)
+def among(tensors: Tensors, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of these kinds, under their full names."""
+    return {key: value for key, value in tensors.items() if key.split("/", 1)[0] in kinds}
+
+
+LOADED = ("lora_A", "lora_B", "base", "prompt", "head", "projection")
+"""The kinds of values that make up a model without memory."""
+
+
+def model_values(shared: Tensors) -> Tensors:
+    """What the model loads of the shared values: everything but what a method remembers beside them."""
+    return among(shared, LOADED)

@@ -12,17 +12,18 @@ Differs from public code: means are weighted by sample counts; the head of earli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedbraid.core import Method
+from fedbraid.core import Method, Phase
 from fedbraid.merges import Mean
-from fedbraid.methods.base import About, Setting, all_values, grow, head_of, tuned
+from fedbraid.methods.base import About, Options, Setting, grow, head_of, model_values, tuned
 from fedbraid.phases import Train, evaluate, serve
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(Options):
     """FedAvg has no options of its own."""
 
     about: ClassVar[About] = About(
@@ -36,23 +37,27 @@ class FedAvg:
 
     def build(self, setting: Setting) -> Method:
         """One adapter for all tasks, averaged in every round."""
-        return averaging(self.about.name, setting)
+        return carried(self.about.name, setting, {"train": averaging(setting)})
 
 
-def averaging(name: str, setting: Setting) -> Method:
-    """Training with a mean at the end of every round, under any name."""
+def averaging(setting: Setting) -> Train:
+    """Training of everything that the adapter tunes and the task's head, with a mean at the end of every round."""
     kinds = tuned(setting.adapter)
-    train = Train(
+    return Train(
         rounds=setting.rounds,
         kinds=lambda round: (*kinds, head_of(round)),
         training=setting.training,
         merge=Mean(),
-        weights=lambda shared, _round: all_values(shared),
+        weights=lambda shared, _round: model_values(shared),
         cohort=setting.cohort,
     )
+
+
+def carried(name: str, setting: Setting, phases: Mapping[str, Phase]) -> Method:
+    """A method whose one model is carried through all tasks: its head grows, then the phases run."""
     return Method(
         name=name,
-        phases={"start": serve(grow), "train": train},
-        evaluate=evaluate(all_values, setting.test_offsets),
-        predicting=all_values,
+        phases={"start": serve(grow), **phases},
+        evaluate=evaluate(model_values, setting.test_offsets),
+        predicting=model_values,
     )

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.errors import UserError
-from fedbraid.methods.base import About, Setting
-from fedbraid.methods.fedavg import averaging
+from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.fedavg import averaging, carried
 
 
 @dataclass(frozen=True)
-class FedIT:
+class FedIT(Options):
     """FedIT has no options of its own."""
 
     about: ClassVar[About] = About(
@@ -33,7 +32,5 @@ class FedIT:
     )
 
     def build(self, setting: Setting) -> Method:
-        """FedAvg over a low-rank adapter; `UserError` for another kind of adapter."""
-        if setting.adapter.kind != "lora":
-            raise UserError("method 'fedit' averages low-rank factors; set adapter.kind = 'lora'")
-        return averaging(self.about.name, setting)
+        """FedAvg over a low-rank adapter."""
+        return carried(self.about.name, setting, {"train": averaging(setting)})

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.methods.base import About, Setting
-from fedbraid.methods.fedavg import averaging
+from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.fedavg import averaging, carried
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(Options):
     """Joint training has no options of its own."""
 
     about: ClassVar[About] = About(
@@ -31,4 +31,4 @@ class Joint:
 
     def build(self, setting: Setting) -> Method:
         """FedAvg with one client, whose mean is that client."""
-        return averaging(self.about.name, setting)
+        return carried(self.about.name, setting, {"train": averaging(setting)})

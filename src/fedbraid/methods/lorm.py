@@ -28,17 +28,17 @@ from typing import ClassVar, Literal
 
 from fedbraid.algebra import Statistic, Tensors, without
 from fedbraid.core import Data, Method, Model, Round, State
-from fedbraid.errors import UserError
 from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
 from fedbraid.merges import RegMean
 from fedbraid.methods import lorm_memory as memory
-from fedbraid.methods.base import About, Setting, grow, head_of
+from fedbraid.methods.base import About, Options, Setting, head_of, require
+from fedbraid.methods.task_memory import TASK, begin, require_unit_scale
 from fedbraid.phases import Measure, Train, evaluate, serve
 
 
 @dataclass(frozen=True)
-class LoRM:
-    """The options of LoRM; the defaults are ours, the recipe `lorm/published` has the paper's."""
+class LoRM(Options):
+    """The options of LoRM; the defaults are ours, the recipes `lorm/...` have the paper's."""
 
     gram: Literal["diagonal", "low_rank", "full"] = "diagonal"
     """The form of the Grams of A rounds and tasks; diagonal in every published command."""
@@ -68,12 +68,9 @@ class LoRM:
     )
 
     def build(self, setting: Setting) -> Method:
-        """`UserError` for options out of range, an adapter without factors, or a scale other than one."""
+        """`UserError` for options out of range, or a scale other than one."""
         self._check()
-        if setting.adapter.kind != "lora":
-            raise UserError("method 'lorm' merges low-rank factors; set adapter.kind = 'lora'")
-        if setting.adapter.scale != 1:
-            raise UserError(f"method 'lorm' has LoRA scale 1; remove adapter.alpha = {setting.adapter.alpha:g}")
+        require_unit_scale(setting.adapter, self.about.name)
         train = Train(
             rounds=setting.rounds,
             kinds=lambda round: (trained_factor(round), head_of(round)),
@@ -86,20 +83,18 @@ class LoRM:
         consolidate = Measure(self._task_grams, self._consolidate, lifted=memory.additive, cohort=setting.cohort)
         return Method(
             name=self.about.name,
-            phases={"start": serve(_start), "train": train, "consolidate": consolidate},
+            phases={"start": serve(begin), "train": train, "consolidate": consolidate},
             evaluate=evaluate(memory.predicting, setting.test_offsets),
             predicting=memory.predicting,
         )
 
     def _check(self) -> None:
         for name in ("gram_off_diagonal", "head_off_diagonal"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} = {getattr(self, name):g}: off-diagonals are multiplied by 0 to 1")
+            factor = getattr(self, name)
+            require(0 <= factor <= 1, name, factor, "off-diagonals are multiplied by 0 to 1")
         for name in ("gram_rank", "gram_passes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if not self.ridge >= 0:
-            raise UserError(f"ridge = {self.ridge:g}: must not be negative")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require(self.ridge >= 0, "ridge", self.ridge, "must not be negative")
 
     def _round_grams(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         """The right Grams of the factor that was trained, and of the head."""
@@ -138,12 +133,6 @@ def trained_factor(round: Round) -> str:
     return "lora_B" if round.index % 2 == 0 else "lora_A"
 
 
-def _start(model: Model, state: State, round: Round) -> State:
-    """A task begins with fresh factors, drawn by the server, and a fresh head."""
-    grown = grow(model, state, round)
-    return State({**grown.shared, **model.fresh(round.generator("adapter"))}, grown.server)
-
-
 def _current_task(shared: Tensors, _round: Round) -> Tensors:
     """The pre-trained weights with the adapter of this task alone."""
-    return without(shared, memory.TASK, memory.SOLVED)
+    return without(shared, TASK, memory.SOLVED)
