@@ -1,40 +1,68 @@
-"""Bytes that one client sends in a B round and in an A round of LoRM, at the shapes of ViT-B/16 with rank 16.
+"""Bytes that one client sends and receives in every kind of round of every method, at ViT-B/16.
 
-    python benchmarks/message_bytes.py
+    python benchmarks/message_bytes.py [METHOD...]
 
-The messages are those of the method (names, forms, wire format), with random values: 12 blocks with LoRA on the fused
-qkv projection, the attention projection and both layers of the MLP, and a head of 10 classes. Beside them what the same
-round costs where whole Gram matrices are sent in fp32.
+Two tasks of 10 classes, one client, noise images, random weights, LoRA of rank 16 where the method takes it, two rounds
+a task. Clients really train a step and measure, and the messages are those of a run (names, forms, wire format); given
+are those of the second task, when a client already has what does not change. Minutes a method on one core.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from fedbraid.linalg import to_triangle
-from fedbraid.runtimes.codec import Codec
+import fedbraid
+from fedbraid.core import Event
+from fedbraid.methods import METHODS
+from fedbraid.models.torchvision import make_torchvision_importable
 
-BLOCK = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
-LAYERS = {f"blocks.{block}.{name}": shape for block in range(12) for name, shape in BLOCK.items()}
-RANK, WIDTH, CLASSES = 16, 768, 10
+make_torchvision_importable()
+import timm  # noqa: E402
+
+NAME = "vit_base_patch16_224"
+SMALL = {"target": {"images": 2, "steps": 1}, "ccvr": {"samples": 8}}
 
 
 def main() -> None:
-    head = {
-        "head/0": torch.randn(CLASSES, WIDTH + 1),
-        "triangle/head/0": to_triangle(torch.randn(WIDTH + 1, WIDTH + 1)),
-        "count": torch.tensor(500.0, dtype=torch.float64),
-        "metric/loss": torch.tensor(0.5, dtype=torch.float64),
-        "metric/samples": torch.tensor(500.0, dtype=torch.float64),
+    with TemporaryDirectory() as root:
+        folder = Path(root)
+        save_file(timm.create_model(NAME, num_classes=0).state_dict(), folder / "weights.safetensors")
+        for name in sys.argv[1:] or METHODS:
+            for event in _events(name, folder):
+                if event.round.task.index == 1 and event.outcome.bytes_up:
+                    up, down = (sum(side.values()) / 1e6 for side in (event.outcome.bytes_up, event.outcome.bytes_down))
+                    print(f"{name:12} {event.round.phase:12} {event.round.index}  up {up:8.2f} MB  down {down:8.2f} MB")
+
+
+def _events(method: str, folder: Path) -> list[Event]:
+    values = {
+        "method": {"name": method, **SMALL.get(method, {})},
+        "data": {"name": str(_images(folder / "images")), "augment": "none"},
+        "stream": {"tasks": 1 if METHODS[method].about.centralised else 2},
+        "partition": {"kind": "iid", "clients": 1},
+        "backbone": {"name": f"timm:{NAME}@{folder}/weights.safetensors"},
+        "adapter": {"rank": 16, "kind": "lora" if "lora" in METHODS[method].about.adapters else "auto"},
+        "training": {"rounds": 2, "epochs": 1},
+        "run": {"evaluate": "task"},
     }
-    b_round = head | {f"lora_B/{name}": torch.randn(d_out, RANK) for name, (d_out, _) in LAYERS.items()}
-    b_round |= {f"triangle/lora_B/{name}": to_triangle(torch.randn(RANK, RANK)) for name in LAYERS}
-    a_round = head | {f"lora_A/{name}": torch.randn(RANK, d_in) for name, (_, d_in) in LAYERS.items()}
-    a_round |= {f"diagonal/lora_A/{name}": torch.rand(d_in) for name, (_, d_in) in LAYERS.items()}
-    whole = 4 * sum(d_in * d_in for _, d_in in LAYERS.values())
-    for name, message in (("B round", b_round), ("A round", a_round)):
-        size = len(Codec().encode(message))
-        print(f"{name}: {size / 1e6:.2f} MB   with whole Grams: {(size + whole) / 1e6:.0f} MB")
+    return list(fedbraid.build(fedbraid.parse(values)).events())
+
+
+def _images(folder: Path) -> Path:
+    """One training and one test image of 20 classes."""
+    draws = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for c in range(20):
+            (folder / split / f"{c:02}").mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(256, (64, 64, 3), generator=draws, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(folder / split / f"{c:02}" / "0.png")
+    return folder
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_joint_reports_every_task_after_one(tmp_path):
         (["partition.clients_per_round=9"], "clients_per_round = 9, but there are 2"),
         (["run.device=gpu7"], "run.device = 'gpu7'"),
         (["adapter.blocks=9"], "the backbone has 4 blocks"),
-        (["adapter.kind=full"], "merges low-rank factors"),
+        (["adapter.kind=full"], "does not work with adapter.kind = 'full'; it takes lora"),
         (["data.name=/nowhere.csv"], "nowhere.csv"),
     ],
 )

@@ -66,6 +66,28 @@ def run(
     _go(lambda: runs.start(settings, folder))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def mammoth(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the configuration.")] = False,
+) -> None:
+    """Run a command line of fed-mammoth, the public code of LoRM: its flags are translated, and shown so."""
+    from fedbraid import config as configs
+    from fedbraid import runs
+    from fedbraid.mammoth import translate
+
+    translation = translate(context.args)
+    settings = configs.read(translation.values, set_ or [])
+    _print_table(["flag", "setting", "note"], [row.cells for row in translation.rows], err=not sys.stdout.isatty())
+    if dry_run:
+        typer.echo(configs.to_toml(settings))
+        return
+    folder = out or _default_folder(settings.method["name"], settings.data.name)
+    _go(lambda: runs.start(settings, folder))
+
+
 @app.command()
 def resume(
     run: Folder,
@@ -108,6 +130,29 @@ def compare(
 
 
 @app.command()
+def table(
+    grid: Annotated[Path, typer.Argument(help="A grid file.", metavar="GRID")],
+    out: Annotated[Path | None, typer.Option(help="The folder to fill; runs/ and the grid's name otherwise.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each with one thread where there are several.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the runs and what there is of them.")] = False,
+) -> None:
+    """Methods x data sets x seeds: run what is missing, then write the table."""
+    from fedbraid import grids
+
+    folder = out or Path("runs") / grid.stem
+    plan = grids.plan(grids.read(grid), folder, source=str(grid), threads=1 if jobs > 1 else None)
+    if dry_run:
+        _print_table(["state", "run"], grids.listing(plan))
+        return
+    try:
+        complete = grids.show(plan, jobs=jobs)
+    except (KeyboardInterrupt, BrokenPipeError):
+        _fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
+    if not complete:
+        _fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
+
+
+@app.command()
 def methods(as_json: AsJson = False) -> None:
     """The methods there are."""
     from dataclasses import asdict
@@ -146,6 +191,18 @@ def datasets(as_json: AsJson = False) -> None:
         return
     keys = ["name", "modality", "classes", "tasks", "licence", "source"]
     _print_table(keys, [[str(row[key]) for key in keys] for row in rows])
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """The recipes there are: published settings by name."""
+    from fedbraid import config as configs
+
+    rows = [{"name": name, "title": configs.recipe_title(name)} for name in configs.recipes()]
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(["name", "title"], [[*row.values()] for row in rows])
 
 
 @app.command()
@@ -248,15 +305,15 @@ def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def _print_table(headings: list[str], rows: list[list[str]]) -> None:
-    """A table on a terminal, tab-separated lines on a pipe."""
+def _print_table(headings: list[str], rows: list[list[str]], *, err: bool = False) -> None:
+    """A table on a terminal, tab-separated lines on a pipe; on the error stream with `err`."""
     from rich.console import Console
     from rich.table import Table
 
-    out = Console()
+    out = Console(stderr=err)
     if not out.is_terminal:
         for row in [headings, *rows]:
-            typer.echo("\t".join(row))
+            typer.echo("\t".join(row), err=err)
         return
     table = Table(box=None, header_style="bold")
     for heading in headings:

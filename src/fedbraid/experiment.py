@@ -5,19 +5,18 @@ This is the only place where names become things; everything below it knows noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fedbraid import config as configs
+from fedbraid import plugins
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
 from fedbraid.core import Event, ImageInput, Method
 from fedbraid.data import (
-    DATASETS,
     Dataset,
     Partition,
     Stream,
@@ -26,10 +25,11 @@ from fedbraid.data import (
     make_clients,
     make_partition,
     make_stream,
+    source_of,
 )
 from fedbraid.engine import Start, run, schedule
 from fedbraid.errors import UserError
-from fedbraid.methods import Setting
+from fedbraid.methods import Setting, make
 from fedbraid.models import AdaptedModel, Backbone, load_backbone
 from fedbraid.phases import Sampled, everyone
 from fedbraid.runtimes.inprocess import InProcess
@@ -71,8 +71,10 @@ class Experiment:
         )
 
 
-def build(config: Config, *, partition_file: Path | None = None, memory: Mapping[str, Any] | None = None) -> Experiment:
+def build(config: Config, *, partition_file: Path | None = None, last: Checkpoint | None = None) -> Experiment:
     """The experiment of a configuration, whose open choices (`auto`) are settled in the result's own.
+
+    `last` is where it will continue: runtime and clients remember what they knew then.
 
     Sets torch's number of threads, since equal bits need an equal number. Raises `UserError` for data, weights or
     settings that do not fit together.
@@ -100,9 +102,11 @@ def build(config: Config, *, partition_file: Path | None = None, memory: Mapping
         cohort=Sampled(count) if count else everyone,
         test_offsets=stream.offsets if options.about.centralised else None,
     )
-    method = options.build(setting)
-    model = AdaptedModel(backbone, adapter, device=device(config.run.device))
-    runtime = InProcess(method, model, clients, evaluators, memory=memory)
+    method = make(options, setting)
+    precision = config.training.precision
+    model = AdaptedModel(backbone, adapter, device=device(config.run.device), precision=precision)
+    remembered = {"memory": last.memory, "kept": last.kept} if last else {}
+    runtime = InProcess(method, model, clients, evaluators, **remembered)
     return Experiment(config, dataset, stream, partition, method, model, runtime)
 
 
@@ -136,6 +140,7 @@ def _load_data(config: Config) -> Dataset:
         train_per_class=values.train_per_class,
         test_per_class=values.test_per_class,
         test_fraction=values.test_fraction,
+        validation_fraction=values.validation_fraction,
         seed=config.run.seed,
     )
 
@@ -143,7 +148,7 @@ def _load_data(config: Config) -> Dataset:
 def _stream(config: Config, dataset: Dataset) -> Stream:
     values = config.stream
     tasks = values.tasks
-    known = DATASETS.get(config.data.name)
+    known = source_of(config.data.name)
     if tasks is None and values.sizes is None and known and len(dataset.class_names) == known.classes:
         tasks = known.tasks
     return make_stream(
@@ -158,12 +163,13 @@ def _stream(config: Config, dataset: Dataset) -> Stream:
 
 def _settled(config: Config, dataset: Dataset, stream: Stream) -> Config:
     """The configuration with every `auto` decided and local paths made absolute, so that it can be run anywhere."""
-    known = DATASETS.get(config.data.name)
+    known = source_of(config.data.name)
     augment = config.data.augment if config.data.augment != "auto" else known.augment if known else "none"
     kind = config.partition.kind
     if kind == "auto":
         kind = "natural" if dataset.train.clients else "dirichlet"
-    own = config.data.name if known else _absolute(config.data.name)
+    name = config.data.name
+    own = plugins.absolute(name) if plugins.is_reference(name) else name if known else _absolute(name)
     sizes = config.stream.sizes
     return config.model_copy(
         update={

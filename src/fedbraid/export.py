@@ -18,7 +18,7 @@ from fedbraid.data import prepare
 from fedbraid.data.decode import decoded
 from fedbraid.errors import UserError
 from fedbraid.experiment import device
-from fedbraid.methods import Setting
+from fedbraid.methods import Setting, make
 from fedbraid.models import AdaptedModel, load_backbone, peft_files
 
 FORMATS = ("peft", "merged")
@@ -41,11 +41,12 @@ def trained(folder: Path) -> Trained:
         raise UserError(f"{folder} has no finished round yet; run 'fedbraid resume {folder}' first")
     adapter = configs.adapter(config)
     training = configs.training(config, augment=False)
-    method = configs.options(config).build(Setting(adapter, training, config.training.rounds))
+    method = make(configs.options(config), Setting(adapter, training, config.training.rounds))
     backbone = load_backbone(
         config.backbone.name, pooling=config.backbone.pooling, max_length=config.backbone.max_length
     )
-    model = AdaptedModel(backbone, adapter, device=device(config.run.device))
+    precision = config.training.precision
+    model = AdaptedModel(backbone, adapter, device=device(config.run.device), precision=precision)
     names = tuple(name for task in runs.read_summary(folder)["task_classes"] for name in task)
     return Trained(model, method.predicting(last.state.shared), names)
 
@@ -57,6 +58,8 @@ def export_run(folder: Path, out: Path, *, format: str = "peft") -> Path:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; choose another --out")
     found = trained(folder)
+    if found.model.adapter.kind == "prompt":
+        raise UserError(f"{folder} tuned prompts, which neither format can hold; use the model with 'fedbraid predict'")
     out.mkdir(parents=True, exist_ok=True)
     backbone = found.model.backbone
     if format == "peft":

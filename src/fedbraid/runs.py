@@ -52,8 +52,9 @@ class Run:
         for event in self.experiment.events(self.start):
             state = event.state
             length = _append(self.folder / "events.jsonl", records.line(records.record(event)))
-            memory = self.experiment.runtime.memory()
-            checkpoint.write(self.folder / "state", Checkpoint(event.number + 1, state, memory, length))
+            runtime = self.experiment.runtime
+            last = Checkpoint(event.number + 1, state, runtime.memory(), length, runtime.kept())
+            checkpoint.write(self.folder / "state", last)
             yield event
         _write_json(self.folder / "results.json", self._results(state))
         write_report(self.folder)
@@ -98,7 +99,7 @@ def resume(folder: Path, *, force: bool = False) -> Run:
     experiment = build(
         config,
         partition_file=partition if partition.is_file() else None,
-        memory=last.memory if last else None,
+        last=last,
     )
     _check_environment(folder, experiment, force=force)
     _cut(folder / "events.jsonl", last.events_bytes if last else 0)
@@ -175,7 +176,7 @@ def _named(config: Config) -> dict[str, Any]:
     name = Path(config.data.name).stem if os.sep in config.data.name else config.data.name
     backbone = Path(config.backbone.name)
     short = "/".join(backbone.parts[-2:]) if backbone.is_dir() else config.backbone.name.partition("@")[0]
-    return {"method": config.method["name"], "data": name, "backbone": short, "seed": config.run.seed}
+    return {"method": configs.options(config).about.name, "data": name, "backbone": short, "seed": config.run.seed}
 
 
 def _mean_by_client(events: Sequence[Mapping[str, Any]], key: str) -> float:
