@@ -94,6 +94,29 @@ def test_an_export_computes_what_the_run_predicts(finished, tmp_path, format):
     assert json.loads((out / "classes.json").read_text()) == ["0", "1", "2", "3"]
 
 
+def test_a_head_on_random_features_is_exported_with_them(tmp_path):
+    """Logits follow from the plain backbone's features and the files alone."""
+    import torch
+
+    from fedbraid import config, runs
+    from fedbraid.export import trained
+    from fedbraid.models import load_backbone
+
+    values = {"data": {"train_per_class": 40, "test_per_class": 2}, "method": {"name": "ranpac_fed", "features": 30}}
+    for _ in runs.start(config.parse(values), tmp_path / "run").events():
+        pass
+    _call("export", tmp_path / "run", "--format", "merged", "--out", tmp_path / "out")
+    found = trained(tmp_path / "run")
+    found.model.load(found.weights)
+    pixels = {"pixel_values": torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))}
+    head = load_file(tmp_path / "out" / "head.safetensors")
+    backbone = load_backbone("tiny")
+    with torch.no_grad():
+        features = (backbone.pool(backbone.module, pixels) @ head["projection"]).relu()
+        expected = found.model.logits(found.model.features(pixels))
+    torch.testing.assert_close(features @ head["weight"].T + head["bias"], expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedbraid.terminal import drive, fail, print_json, print_table
 from fedbraid.version import __version__
 
 if TYPE_CHECKING:
-    from fedbraid.runs import Run
+    from fedbraid.config import Config
 
 app = typer.Typer(
     add_completion=False,
@@ -62,8 +61,8 @@ def run(
     given = [f"{key}={value}" for key, value in flags.items() if value]
     given += [f"run.seed={seed}"] if seed >= 0 else []
     settings = configs.read(config, [*given, *(set_ or [])])
-    folder = out or _default_folder(settings.method["name"], Path(settings.data.name).stem)
-    _go(lambda: runs.start(settings, folder))
+    folder = out or _default_folder(settings)
+    drive(lambda: runs.start(settings, folder))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -80,12 +79,12 @@ def mammoth(
 
     translation = translate(context.args)
     settings = configs.read(translation.values, set_ or [])
-    _print_table(["flag", "setting", "note"], [row.cells for row in translation.rows], err=not sys.stdout.isatty())
+    print_table(["flag", "setting", "note"], [row.cells for row in translation.rows], err=not sys.stdout.isatty())
     if dry_run:
         typer.echo(configs.to_toml(settings))
         return
-    folder = out or _default_folder(settings.method["name"], settings.data.name)
-    _go(lambda: runs.start(settings, folder))
+    folder = out or _default_folder(settings)
+    drive(lambda: runs.start(settings, folder))
 
 
 @app.command()
@@ -96,7 +95,7 @@ def resume(
     """Continue a run after its last finished round; the end is that of a run that was never stopped."""
     from fedbraid import runs
 
-    _go(lambda: runs.resume(run, force=force))
+    drive(lambda: runs.resume(run, force=force))
 
 
 @app.command()
@@ -121,9 +120,9 @@ def compare(
     headings = [heading for _, heading, _ in tables.COLUMNS]
     if as_json:
         cells = [dict(zip(headings, row.cells, strict=True)) for row in rows]
-        _print_json([{"label": r.label, "runs": r.runs} | c for r, c in zip(rows, cells, strict=True)])
+        print_json([{"label": r.label, "runs": r.runs} | c for r, c in zip(rows, cells, strict=True)])
         return
-    _print_table(
+    print_table(
         ["setting", "runs", *headings],
         [[row.label, str(row.runs), *[tables.text(cell, row.runs) for cell in row.cells]] for row in rows],
     )
@@ -142,14 +141,14 @@ def table(
     folder = out or Path("runs") / grid.stem
     plan = grids.plan(grids.read(grid), folder, source=str(grid), threads=1 if jobs > 1 else None)
     if dry_run:
-        _print_table(["state", "run"], grids.listing(plan))
+        print_table(["state", "run"], grids.listing(plan))
         return
     try:
         complete = grids.show(plan, jobs=jobs)
     except (KeyboardInterrupt, BrokenPipeError):
-        _fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
+        fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
     if not complete:
-        _fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
+        fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
 
 
 @app.command()
@@ -161,9 +160,9 @@ def methods(as_json: AsJson = False) -> None:
 
     about = [entry.about for entry in METHODS.values()]
     if as_json:
-        _print_json([asdict(row) for row in about])
+        print_json([asdict(row) for row in about])
         return
-    _print_table(
+    print_table(
         ["name", "family", "travels up", "citation"],
         [[a.name, a.family, a.travels, a.citation] for a in about],
     )
@@ -181,16 +180,17 @@ def datasets(as_json: AsJson = False) -> None:
             "classes": s.classes,
             "tasks": s.tasks,
             "source": s.origin,
+            "page": s.page,
             "hub": s.hub,
             "licence": s.licence,
         }
         for s in DATASETS.values()
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     keys = ["name", "modality", "classes", "tasks", "licence", "source"]
-    _print_table(keys, [[str(row[key]) for key in keys] for row in rows])
+    print_table(keys, [[str(row[key]) for key in keys] for row in rows])
 
 
 @app.command()
@@ -200,9 +200,9 @@ def recipes(as_json: AsJson = False) -> None:
 
     rows = [{"name": name, "title": configs.recipe_title(name)} for name in configs.recipes()]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_table(["name", "title"], [[*row.values()] for row in rows])
+    print_table(["name", "title"], [[*row.values()] for row in rows])
 
 
 @app.command()
@@ -230,7 +230,7 @@ def predict(
 
     rows = predict_run(run, inputs)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['input']}")
@@ -250,79 +250,13 @@ def main() -> None:
     try:
         app()
     except (UserError, RunError) as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
 
 
-def _go(begin: Callable[[], Run]) -> None:
-    """Drives a run from its preparation to its end: bars and lines on a terminal, records on a pipe."""
-    from rich.console import Console
-
-    from fedbraid import runs
-    from fedbraid.errors import RunError
-    from fedbraid.reports import console as screen
-    from fedbraid.reports import records
-
-    out = Console()
-    run = None
-    try:
-        with screen.bars(out) if out.is_terminal else nullcontext():
-            run = begin()
-            facts = runs.summary(run.experiment)
-            if out.is_terminal:
-                screen.headline(out, facts, run.folder)
-            for event in run.events():
-                record = records.record(event)
-                if not out.is_terminal:
-                    _write(records.line(record))
-                elif line := screen.round_line(record, facts["tasks"]):
-                    out.print(line, highlight=False)
-        results = runs.read_results(run.folder)
-        if out.is_terminal:
-            screen.final_table(out, results, run.folder)
-        else:
-            _write(records.line(results))
-    except (KeyboardInterrupt, BrokenPipeError):
-        saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
-        _fail(f"stopped{saved}", 130)
-    except RunError as error:
-        _fail(f"{error}\ncontinue with: fedbraid resume {run.folder}" if run else str(error), 1)
-
-
-def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
-
-
-def _default_folder(method: str, data: str) -> Path:
+def _default_folder(settings: Config) -> Path:
     from datetime import datetime
 
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-{data}"
+    from fedbraid import config as configs
 
-
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2))
-
-
-def _print_table(headings: list[str], rows: list[list[str]], *, err: bool = False) -> None:
-    """A table on a terminal, tab-separated lines on a pipe; on the error stream with `err`."""
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console(stderr=err)
-    if not out.is_terminal:
-        for row in [headings, *rows]:
-            typer.echo("\t".join(row), err=err)
-        return
-    table = Table(box=None, header_style="bold")
-    for heading in headings:
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"fedbraid: {message}", err=True)
-    raise SystemExit(status)
+    method = configs.options(settings).about.name
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-{Path(settings.data.name).stem}"

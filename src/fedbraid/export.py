@@ -66,7 +66,7 @@ def export_run(folder: Path, out: Path, *, format: str = "peft") -> Path:
         peft_files.save_adapter(found.weights, found.model.adapter, backbone.name, out)
     else:
         peft_files.save_merged(found.weights, found.model.adapter, backbone, out)
-    peft_files.save_head(found.weights, found.class_names, out)
+    peft_files.save_head(found.weights, found.class_names, backbone.width, out)
     return out
 
 

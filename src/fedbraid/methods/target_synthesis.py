@@ -5,10 +5,10 @@
 
 x is the generator's image of a wanted class y of the finished task, x' another of the same class; z and u are the
 global model's logits and features, these of length 1, of an image moved by a few pixels. s is the student: a second
-head on the same features that learns z from the images made so far. Where it agrees on the class but not on the
-answer, the images have yet to show something of what the head reads. A student with a backbone of its own, learning
-from nothing but these images, would differ everywhere and ask for noise. The last three terms stand where networks
-with batch normalisation compare statistics.
+head on the same features that learns z from the images made so far. Where it agrees on the class but not on the answer,
+the images have yet to show something of what the head reads. A student with a backbone of its own, learning from
+nothing but these images, would differ everywhere and ask for noise. The last three terms stand where networks with
+batch normalisation compare statistics.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from fedbraid.models.generator import Generator
 from fedbraid.models.heads import fresh_head, logits
 from fedbraid.progress import track
 
-STUDENT_RATE = 0.01
+STUDENT_RATE = 0.1
+"""Of the student's learning, divided by the number of features: about so much does a logit move in a step."""
 BETAS = (0.5, 0.999)
 """Of Adam, as is usual for generators."""
 DRAWN = 64
@@ -79,7 +80,7 @@ def inputs(images: Tensor, spec: ImageInput) -> Mapping[str, Tensor]:
 def _fit(generator: Generator, model: Model, spec: ImageInput, classes: range, round: Round, plan: Synthesis) -> None:
     student = fresh_head(classes.stop, model.width, round.generator("student")).to(model.device).requires_grad_()
     optimizer = torch.optim.Adam(generator.parameters(), lr=plan.lr, betas=BETAS)
-    learner = torch.optim.Adam([student], lr=STUDENT_RATE)
+    learner = torch.optim.Adam([student], lr=STUDENT_RATE / model.width)
     for step in track(range(plan.steps), f"generator, {round}"):
         wanted = torch.randint(len(classes), (plan.batch // 2,)).repeat(2)
         images = _generated(generator, wanted, model.device)

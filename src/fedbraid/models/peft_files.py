@@ -1,7 +1,7 @@
 """The tuned model as files that others load: a PEFT adapter folder, or the backbone with the update merged in.
 
-Beside either lie `head.safetensors` (the classifier: `weight` (classes, width) and `bias`) and `classes.json` (the
-name of each row).
+Beside either lie `head.safetensors` (the classifier: `weight` (classes, width) and `bias`; where it reads random
+features ReLU(f P) also `projection`, P (width, number of features)) and `classes.json` (the name of each row).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fedbraid.errors import UserError
 from fedbraid.models import heads
 from fedbraid.models.adapters import Adapter, peft_config
 from fedbraid.models.backbones import TINY, Backbone, load_backbone
+from fedbraid.models.random_features import draw_projection
 
 BESIDE_WEIGHTS = (
     "preprocessor_config.json",
@@ -48,7 +49,7 @@ def save_adapter(weights: Tensors, adapter: Adapter, backbone: str, out: Path) -
     """A folder that `peft` loads on the backbone: scale 1, the rank of the whole update."""
     factors = effective_factors(weights, adapter)
     if not factors:
-        raise UserError("this run tuned the backbone itself and has no adapter; export it with --format merged")
+        raise UserError("this run has no adapter: it tuned the backbone itself or the head alone; use --format merged")
     rank = next(iter(factors.values()))[1].shape[0]
     config = peft_config(Adapter(rank=rank), list(factors))
     config.base_model_name_or_path = str(TINY) if backbone == "tiny" else backbone
@@ -78,10 +79,13 @@ def save_merged(weights: Tensors, adapter: Adapter, backbone: Backbone, out: Pat
     _save_module(fresh.module, backbone.name, out)
 
 
-def save_head(weights: Tensors, class_names: Sequence[str], out: Path) -> None:
-    """The classifier over all classes seen, and their names."""
+def save_head(weights: Tensors, class_names: Sequence[str], width: int, out: Path) -> None:
+    """The classifier over all classes seen, and their names; `width` is that of the backbone's features."""
     head = heads.join({int(task): value for task, value in select(weights, "head").items()})
-    save_file({"weight": head[:, :-1].contiguous(), "bias": head[:, -1].contiguous()}, out / "head.safetensors")
+    tensors = {"weight": head[:, :-1].contiguous(), "bias": head[:, -1].contiguous()}
+    if "projection" in weights:
+        tensors["projection"] = draw_projection(weights["projection"], width)
+    save_file(tensors, out / "head.safetensors")
     (out / "classes.json").write_text(json.dumps(list(class_names[: len(head)]), indent=2) + "\n")
 
 

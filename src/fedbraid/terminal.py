@@ -1,0 +1,88 @@
+"""What the command line shows, to people on a terminal and to programs on a pipe: runs, tables, JSON and errors.
+
+Imports are made when they are needed, as in `cli`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from fedbraid.runs import Run
+
+
+def drive(begin: Callable[[], Run]) -> None:
+    """Drives a run from its preparation to its end: bars and lines on a terminal, records on a pipe."""
+    from rich.console import Console
+
+    from fedbraid import runs
+    from fedbraid.errors import RunError
+    from fedbraid.reports import console as screen
+    from fedbraid.reports import records
+
+    out = Console()
+    run = None
+    try:
+        with screen.bars(out) if out.is_terminal else nullcontext():
+            run = begin()
+            facts = runs.summary(run.experiment)
+            if out.is_terminal:
+                screen.headline(out, facts, run.folder)
+            for event in run.events():
+                record = records.record(event)
+                if not out.is_terminal:
+                    write_line(records.line(record))
+                elif line := screen.round_line(record, facts["tasks"]):
+                    out.print(line, highlight=False)
+        results = runs.read_results(run.folder)
+        if out.is_terminal:
+            screen.final_table(out, results, run.folder)
+        else:
+            write_line(records.line(results))
+    except (KeyboardInterrupt, BrokenPipeError):
+        saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
+        fail(f"stopped{saved}", 130)
+    except RunError as error:
+        fail(f"{error}\ncontinue with: fedbraid resume {run.folder}" if run else str(error), 1)
+
+
+def write_line(line: bytes) -> None:
+    """A record to standard output, at once."""
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+def print_json(value: object) -> None:
+    """A value for programs."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(headings: list[str], rows: list[list[str]], *, err: bool = False) -> None:
+    """A table on a terminal, tab-separated lines on a pipe; on the error stream with `err`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(stderr=err)
+    if not out.is_terminal:
+        for row in [headings, *rows]:
+            typer.echo("\t".join(row), err=err)
+        return
+    table = Table(box=None, header_style="bold")
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Ends the process with a message that a user is meant to read."""
+    typer.echo(f"fedbraid: {message}", err=True)
+    raise SystemExit(status)
