@@ -12,7 +12,7 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

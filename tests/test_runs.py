@@ -192,3 +192,10 @@ def test_joint_reports_every_task_after_one(tmp_path):
 def test_what_does_not_fit_is_named(tmp_path, more, message):
     with pytest.raises(UserError, match=message):
         runs.start(_settings(*more), tmp_path / "run")
+
+
+def test_a_method_for_images_refuses_texts(tmp_path):
+    table = "text,label\n" + "".join(f"word {i},{i % 2}\n" for i in range(20))
+    (tmp_path / "own.csv").write_text(table)
+    with pytest.raises(UserError, match="method 'l2p' knows image data, 'own' is text data"):
+        runs.start(_settings(f"data.name={tmp_path}/own.csv", "data.classes=2", "method=l2p"), tmp_path / "run")

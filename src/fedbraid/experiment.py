@@ -84,6 +84,11 @@ def build(config: Config, *, partition_file: Path | None = None, last: Checkpoin
     stream = _stream(config, dataset)
     config = _settled(config, dataset, stream)
     options = configs.options(config)
+    if dataset.modality not in options.about.modalities:
+        known = " and ".join(options.about.modalities)
+        raise UserError(
+            f"method {options.about.name!r} knows {known} data, {dataset.name!r} is {dataset.modality} data"
+        )
     trained = stream.joined() if options.about.centralised else stream
     partition = _partition(config, dataset, trained, partition_file, centralised=options.about.centralised)
     backbone = load_backbone(

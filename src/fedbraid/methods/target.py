@@ -38,7 +38,10 @@ LOGITS = "synthetic/logits"
 
 @dataclass(frozen=True)
 class TARGET(Options):
-    """The options of TARGET. But for the temperature they are ours: the paper's were chosen for small ResNets."""
+    """The options of TARGET.
+
+    `temperature`, `lr` and `adversarial` are those of the public code; what is chosen there for small ResNets is ours.
+    """
 
     weight: float = 1.0
     """Of the distillation."""
