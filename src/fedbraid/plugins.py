@@ -65,3 +65,5 @@ def _of_name(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"there is no module {name!r} ({error}); a reference is written package.module:Name") from error
+    except Exception as error:  # whatever the user's module raises, told with its name
+        raise UserError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error

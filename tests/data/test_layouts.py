@@ -72,6 +72,13 @@ def test_an_empty_folder_is_not_a_data_set(name, tmp_path):
         load(name, path=tmp_path)
 
 
+@pytest.mark.parametrize("name", [name for name, source in DATASETS.items() if source.read])
+def test_a_file_in_place_of_a_folder_is_named(name, tmp_path):
+    (tmp_path / "own.txt").write_text("no data set")
+    with pytest.raises(UserError, match=f"(?i){name}"):
+        load(name, path=tmp_path / "own.txt")
+
+
 def test_an_image_that_is_listed_but_missing_is_named(tmp_path):
     cub(tmp_path)
     remove(next((tmp_path / "CUB_200_2011" / "images").glob("*/Laysan*_0001_1.jpg")))

@@ -120,7 +120,13 @@ def parts(data: Data, round: Round = ROUND, *, held_out: float = 0.3) -> tuple[T
     return inside[0], inside[1]
 
 
-@pytest.mark.parametrize("held_out", [0.0, 0.3, 0.9])
+def test_without_a_share_there_is_no_second_part(apart: Data) -> None:
+    found = ridge_moments(Identity(), {}, apart, ROUND, held_out=0.0)
+    assert set(found) == {"fit/count", "fit/gram", "fit/product/1"}
+    assert found["fit/count"].item() == 300
+
+
+@pytest.mark.parametrize("held_out", [0.3, 0.9])
 def test_every_sample_is_in_one_part(held_out: float, apart: Data) -> None:
     fit, held = parts(apart, held_out=held_out)
     assert (fit ^ held).all()

@@ -176,10 +176,10 @@ def test_what_clients_keep_never_leaves_them() -> None:
             assert set(update) == {"x"}
             return super().lift(shared, update, round)
 
-    here, _ = runtime({"a": (1.0, 2.0), "b": (3.0,)}, Keeping())
-    here.sum(SHARED, ROUND, ["a", "b"])
+    here, _ = runtime({"a": (1.0, 2.0), "a/b": (3.0,)}, Keeping())
+    here.sum(SHARED, ROUND, ["a", "a/b"])
     here.sum(SHARED, ROUND, ["a"])
-    assert {key: value.item() for key, value in here.kept().items()} == {"a/seen": 4, "b/seen": 1}
+    assert {key: value.item() for key, value in here.kept().items()} == {"a/seen": 4, "a%2Fb/seen": 1}
 
 
 def test_a_message_above_the_cap_ends_the_round() -> None:

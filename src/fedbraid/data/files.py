@@ -23,6 +23,13 @@ def need(path: Path) -> Path:
     return path
 
 
+def need_folder(path: Path) -> Path:
+    """The path; `MissingFile` where it is no folder."""
+    if not path.is_dir():
+        raise MissingFile(f"{path} is no folder")
+    return path
+
+
 def lines(file: Path) -> list[str]:
     """The lines that are not empty, without the white space around them."""
     try:

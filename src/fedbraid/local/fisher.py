@@ -57,6 +57,7 @@ def measure_fisher(
 def _log_likelihood(model: Model, batch: Batch, round: Round, labels: Literal["data", "model"]) -> Tensor:
     classes = round.task.classes
     logits = model.logits(model.features(batch.inputs).float())[:, classes.start : classes.stop]
+    if labels == "data":
+        return -F.cross_entropy(logits, batch.labels - classes.start)
     drawn = torch.multinomial(logits.detach().softmax(1), 1)[:, 0]
-    label = drawn if labels == "model" else batch.labels - classes.start
-    return -F.cross_entropy(logits, label)
+    return -F.cross_entropy(logits, drawn)

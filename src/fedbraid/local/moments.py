@@ -45,7 +45,7 @@ def ridge_moments(model: Model, weights: Tensors, data: Data, round: Round, *, h
     """Sums for a ridge head (see `merges.ridge`), of two parts of the samples: `fit/...` and `held/...`.
 
     Of each part `count`, `gram` (a triangle) and `product/<task>` (classes of the task x d), with a constant 1 as last
-    feature. The second part is a share `held_out` of the samples, drawn anew for every task.
+    feature. The second part is a share `held_out` of the samples, drawn anew for every task; none where it is zero.
     """
     classes = round.task.classes
     draws = torch.rand(len(data), generator=round.generator("held out", data.client))
@@ -55,7 +55,7 @@ def ridge_moments(model: Model, weights: Tensors, data: Data, round: Round, *, h
         f = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         held = draws[done : done + len(f)] < held_out
         done += len(f)
-        for part, rows in (("fit", ~held), ("held", held)):
+        for part, rows in (("fit", ~held), ("held", held)) if held_out else (("fit", ~held),):
             hot = _one_hot(labels[rows] - classes.start, len(classes))
             _add(sums, f"{part}/count", rows.sum().double())
             _add(sums, f"{part}/gram", f[rows].T @ f[rows])

@@ -5,7 +5,7 @@ Luo et al., No Fear of Heterogeneity: Classifier Calibration for Federated Learn
 At the end of a task every client sends, for each of its classes, n_c, sum f and sum f f^T of its features; the server
 forms one Gaussian a class (see `merges.gaussians`), draws features from the Gaussians of all classes seen, and retrains
 the head on them by cross-entropy on normalised logits z / (tau |z|).
-Travels up: as FedAvg; at the end of a task d^2 / 2 numbers a class. Old classes keep the Gaussian of their own task.
+Travels up: as FedAvg; at the end of a task d^2 / 2 numbers a class.
 Differs from the paper: logits are normalised, over all classes together (a recipe of later work on pre-trained models,
 as in LoRM's table); classes of earlier tasks keep the Gaussian of their own task.
 """

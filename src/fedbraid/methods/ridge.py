@@ -37,8 +37,11 @@ def ridge_phases(setting: Setting, *, size: int, ridges: Sequence[float], held_o
 
     def solve(_model: Model, state: State, total: Statistic, round: Round) -> State:
         server = _added(state.server, prefix(total, "ridge"))
-        fit, held = _moments(server, "fit", round), _moments(server, "held", round)
-        head = ridge_head(fit + held, choose_ridge(fit, held, ridges) if several else ridges[0])
+        sums, ridge = _moments(server, "fit", round), ridges[0]
+        if several:
+            held = _moments(server, "held", round)
+            sums, ridge = sums + held, choose_ridge(sums, held, ridges)
+        head = ridge_head(sums, ridge)
         offsets = round.task.offsets
         rows = {f"head/{t}": head[offsets[t] : offsets[t + 1]].float() for t in range(round.task.index + 1)}
         return State({**state.shared, **rows}, server)

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
+from urllib.parse import quote
 
 from torch import Tensor
 
@@ -90,7 +91,7 @@ class InProcess:
         return Outcome(result, tuple(active), idle, up, down, time.perf_counter() - begin)
 
     def _data(self, phase: Phase, client: ClientId, round: Round) -> Data:
-        return phase.data(self._parties[client], round.task).remembering(select(self._kept, client))
+        return phase.data(self._parties[client], round.task).remembering(select(self._kept, _home(client)))
 
     def _broadcast(self, shared: Tensors) -> Tensors:
         """The shared tensors as every client has them: rounded by the codec, decoded once for all of them."""
@@ -107,7 +108,7 @@ class InProcess:
     def _upload(self, phase: Phase, received: Tensors, data: Data, round: Round) -> bytes:
         """What the client sends, as bytes; what it keeps stays here."""
         update = phase.client_update(self._model, received, data, round)
-        self._kept |= prefix(select(update, KEEP), data.client)
+        self._kept |= prefix(select(update, KEEP), _home(data.client))
         update = without(update, KEEP)
         if self._lift_on == "client":
             update = phase.lift(received, update, round)
@@ -116,6 +117,11 @@ class InProcess:
     def _lifted(self, phase: Phase, received: Tensors, payload: bytes, round: Round) -> Statistic:
         tensors = self._codec.decode(payload).tensors
         return Statistic(tensors) if self._lift_on == "client" else phase.lift(received, tensors, round)
+
+
+def _home(client: ClientId) -> str:
+    """The client's id as the first part of a name; a slash in it would make it look like another client's."""
+    return quote(client, safe="")
 
 
 def _place(round: Round) -> str:

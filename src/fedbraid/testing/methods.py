@@ -30,8 +30,8 @@ def check_method(options: Options, *, adapter: str = "", rounds: int = 2) -> Non
 
     - It finishes a stream of unequal tasks with a client that lacks a class and one that sits out, in finite values.
     - Phases are pure: what they are given stays as it is, and torch's global generator too.
-    - Equal seeds give equal bits, on a used model and after a stop at any round.
-    - A task of which nobody has data changes nothing and ends nothing.
+    - Equal seeds give equal bits, on a used model and after stops on the way.
+    - A task of which nobody has data ends nothing, and values stay finite.
 
     `adapter` is the kind of adapter to check with; the method's first where nothing is given.
     """
@@ -47,7 +47,7 @@ def check_method(options: Options, *, adapter: str = "", rounds: int = 2) -> Non
                 setting = replace(setting, test_offsets=(0, 1, world.stream.offsets[-1]))
             _check_in(world, make(options, setting), setting.adapter)
             if not about.centralised:
-                _Run(build(without_task=1), make(options, setting), setting.adapter).events()
+                _check_values(_Run(build(without_task=1), make(options, setting), setting.adapter).events())
 
 
 def _check_in(world: World, method: Method, adapter: Adapter) -> None:

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedbraid.data.files import MissingFile, inside, lines, need, pairs
+from fedbraid.data.files import MissingFile, inside, lines, need, need_folder, pairs
 from fedbraid.data.folders import class_folders
 from fedbraid.data.rows import Rows, Splits
+from fedbraid.errors import UserError
 
 ID = r"n\d{8}"
 
@@ -67,7 +68,7 @@ def names_of(wnids: Iterable[str], file: Path) -> dict[str, str]:
 
 
 def _unsplit(root: Path) -> Splits:
-    names = _class_names(root, root / "README.txt")
+    names = _class_names(need_folder(root), root / "README.txt")
     return Splits(class_folders(root, names), order=tuple(names.values()))
 
 
@@ -77,6 +78,8 @@ def _class_names(root: Path, file: Path) -> dict[str, str]:
 
 def _solved(solution: Path, images: Path, names: dict[str, str]) -> Rows:
     """The images of a flat folder, by a file with lines "image,id and boxes"."""
-    _, *answers = pairs(solution, ",")
-    classes = ((image, answer.split()[0]) for image, answer in answers)
+    answers = pairs(solution, ",")[1:]
+    classes = [(image, wnid) for image, answer in answers for wnid in answer.split()[:1]]
+    if len(classes) < len(answers):
+        raise UserError(f"{solution} names no class for {len(answers) - len(classes)} of its images; get it anew")
     return Rows.of(((images / f"{image}.JPEG", names.get(wnid, wnid)) for image, wnid in classes), str(images))
