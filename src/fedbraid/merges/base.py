@@ -14,8 +14,8 @@ from typing import Protocol
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.merges.grams import FORMS
 
-MEASURED = (*FORMS, "fisher")
-"""The kinds of what is measured about a value."""
+MEASURED = (*FORMS, "fisher", "client")
+"""The kinds of what is measured about a value, and of what says whose an update is."""
 
 
 class Merge(Protocol):

@@ -41,5 +41,5 @@ def write(key: str, gram: Tensor) -> dict[str, Tensor]:
 
 
 def times(value: Tensor, gram: Tensor) -> Tensor:
-    """`value G`, (m x d)."""
+    """`value G`, (m x d), or (d) for a value that is one row."""
     return value.double() * gram if gram.ndim == 1 else value.double() @ gram

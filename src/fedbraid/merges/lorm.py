@@ -32,9 +32,22 @@ def column_scales(diagonals: Sequence[Tensor], *, ridge: float) -> list[Tensor]:
     return list(right_solve(stacked, stacked.sum(0), even, ridge=ridge))
 
 
-def right_factors(factors: Sequence[Tensor], products: Sequence[Tensor], gram: Tensor, *, ridge: float) -> list[Tensor]:
-    """`A'_t` (r_t x d) of every task from `A_t`, `A_t G_t` and the sum of the Grams (d x d)."""
-    mean = torch.cat([factor.double() for factor in factors]) / len(factors)
+def right_factors(
+    factors: Sequence[Tensor],
+    products: Sequence[Tensor],
+    gram: Tensor,
+    *,
+    ridge: float,
+    weights: Tensor | None = None,
+) -> list[Tensor]:
+    """`A'_t` (r_t x d) of every task from `A_t`, `A_t G_t` and the sum of the Grams, (d x d) or its diagonal (d).
+
+    `weights` are those of the tasks in the mean, each 1/T by default.
+    """
+    if weights is None:
+        mean = torch.cat([factor.double() for factor in factors]) / len(factors)
+    else:
+        mean = torch.cat([factor.double() * weight for factor, weight in zip(factors, weights, strict=True)])
     solved = right_solve(torch.cat([product.double() for product in products]), gram, mean, ridge=ridge)
     ends = [factor.shape[0] for factor in factors]
     return list(torch.split(solved, ends))

@@ -11,10 +11,8 @@ The merged layer answers every client's inputs X_i as that client's own layer do
 
 with `lam = ridge * trace(sum_i G_i) / d`. A value without a Gram is averaged.
 
-The same solve merges each part of a low-rank model, by its right Gram:
-
-    B (A shared)    A G_i A^T (r x r)       head with bias    Gram of [features, 1]
-    A (B shared)    G_i (d x d)
+The same solve merges any one part of a layer, such as a low-rank factor or a scaling, by a Gram of that part's own,
+which `merges.parts` lists. A layer's weight and bias are one value under a Gram of [x, 1] that is named for the layer.
 
 Travels up: the value, its Gram in any form of `merges.grams`, and the sample count; or, lifted on the client, the
 products W_i G_i, n_i W_i and G_i.
@@ -31,7 +29,7 @@ from torch import Tensor
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.errors import RunError
 from fedbraid.linalg import right_solve
-from fedbraid.merges import grams
+from fedbraid.merges import grams, parts
 from fedbraid.merges.mean import Mean
 
 
@@ -47,7 +45,7 @@ class RegMean:
         for key in grams.measured(update):
             gram = grams.read(update, key)
             statistic |= grams.write(key, gram)
-            statistic[f"product/{key}"] = grams.times(update[key], gram)
+            statistic[f"product/{key}"] = grams.times(parts.read(update, key), gram)
         return Statistic(statistic)
 
     def solve(self, total: Statistic) -> Tensors:
@@ -56,7 +54,8 @@ class RegMean:
         for key in grams.measured(total):
             gram = grams.read(total, key)
             try:
-                merged[key] = right_solve(total[f"product/{key}"], gram, merged[key], ridge=self.ridge)
+                solved = right_solve(total[f"product/{key}"], gram, parts.read(merged, key), ridge=self.ridge)
             except RunError as error:
                 raise RunError(f"cannot merge {key!r}: {error}") from error
+            merged |= parts.write(merged, key, solved)
         return merged
