@@ -29,6 +29,10 @@ def build(family: str) -> torch.nn.Module:
         "dinov2": lambda: t.Dinov2Model(
             t.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, **image)
         ),
+        "swin": lambda: t.SwinModel(
+            t.SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
+            add_pooling_layer=False,
+        ),
         "bert": lambda: t.BertModel(t.BertConfig(**text)),
         "roberta": lambda: t.RobertaModel(t.RobertaConfig(**text)),
         "t5": lambda: t.T5Model(t.T5Config(decoder_start_token_id=0, **t5)),

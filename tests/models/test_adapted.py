@@ -14,7 +14,7 @@ from fedbraid.models import AdaptedModel, Adapter, Backbone, load_backbone
 from fedbraid.models.heads import fresh_head, join, logits
 
 Saved = Callable[[str], Path]
-FAMILIES = ("vit", "dinov2", "bert", "t5")
+FAMILIES = ("vit", "dinov2", "swin", "bert", "t5")
 
 
 def seeded(seed: int) -> torch.Generator:

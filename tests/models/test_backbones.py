@@ -38,6 +38,14 @@ def test_features_of_images(family: str, pooling: str, saved: Saved, built: Call
     assert torch.allclose(features, expected, atol=1e-6)
 
 
+def test_a_vision_model_without_class_token_gives_the_mean(saved: Saved, built: Callable[[str], nn.Module]) -> None:
+    backbone = load_backbone(str(saved("swin")))
+    with torch.no_grad():
+        features = backbone.pool(backbone.module, pixels(16))
+        hidden = built("swin").eval()(**pixels(16)).last_hidden_state
+    assert torch.allclose(features, hidden.mean(1), atol=1e-6)
+
+
 @pytest.mark.parametrize("family", TEXTS)
 @pytest.mark.parametrize("pooling", ["auto", "cls", "mean"])
 def test_features_of_texts_do_not_depend_on_padding(family: str, pooling: str, saved: Saved) -> None:

@@ -6,24 +6,26 @@ The backbone's own weights are touched by full fine-tuning only, and then they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedbraid.algebra import Tensors, prefix, select
-from fedbraid.core import ImageInput, TextInput
+from fedbraid.core import ImageInput, Task, TextInput
 from fedbraid.errors import UserError
-from fedbraid.models import adapters, heads
-from fedbraid.models.adapters import DELTA, LORA, Adapter
+from fedbraid.models import heads
+from fedbraid.models.adapters import Adapter
 from fedbraid.models.backbones import Backbone
-from fedbraid.models.layers import choose, linear_layers
+from fedbraid.models.loaded import check_places, copies, requiring, watched
 from fedbraid.models.prompted import Prompted
 from fedbraid.models.random_features import draw_projection, random_features
+from fedbraid.models.tuning import tune
 
-KINDS = ("lora_A", "lora_B", "delta_A", "delta_B", "base", "prompt", "head", "projection")
+OUTSIDE = ("prompt", "head", "projection")
+"""The kinds of values that are not an adapter's own inside the backbone."""
 
 
 class AdaptedModel:
@@ -45,24 +47,14 @@ class AdaptedModel:
         self.backbone = backbone
         self.adapter = adapter
         self.device = torch.device(device)
-        self.layers: dict[str, tuple[int, int]] = {}
-        self._layers: dict[str, nn.Module] = {}
         self._heads: dict[int, nn.Parameter] = {}
         self._mask: Tensor | None = None
         self._projection: Tensor | None = None
         if adapter.kind == "prompt" and adapter.prompts is None:
             raise UserError("adapter.kind = 'prompt' says not which; take the adapter of a prompt method's options")
         module = backbone.module.to(self.device).requires_grad_(False)
-        if adapter.kind in ("lora", "full"):
-            lora = adapter.kind == "lora"
-            chosen = choose(module, adapter.layers, adapter.blocks) if lora else linear_layers(module)
-            self.layers = {name: (layer.out_features, layer.in_features) for name, layer in chosen.items()}
-            if lora:
-                adapters.inject(module, adapter, list(chosen))
-            self._layers = {name: module.get_submodule(name) for name in chosen}
+        self._tuning = tune(module, adapter)
         self._prompted = Prompted(backbone, adapter.prompts if adapter.kind == "prompt" else None, self.device)
-        self._base = _floating(module) if adapter.kind == "full" else {}
-        self._pretrained = {name: value.detach().clone() for name, value in self._base.items()}
 
     @property
     def input(self) -> ImageInput | TextInput:
@@ -72,26 +64,23 @@ class AdaptedModel:
     def width(self) -> int:
         return self.backbone.width
 
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]:
+        return self._tuning.layers
+
     def fresh(self, generator: torch.Generator) -> dict[str, Tensor]:
         """First values of the adapter: factors, prompts, or the pre-trained weights under full fine-tuning."""
-        if self.adapter.kind == "full":
-            return {f"base/{name}": value.cpu() for name, value in self._pretrained.items()}
-        if self.adapter.kind == "lora":
-            return adapters.fresh_lora(self.layers, self.adapter.rank, generator)
-        return prefix(self._prompted.fresh(generator), "prompt")
+        return self._tuning.fresh(generator) | prefix(self._prompted.fresh(generator), "prompt")
+
+    def fresh_head(self, task: Task, generator: torch.Generator) -> dict[str, Tensor]:
+        """First values of the rows that the head gets for the task's classes."""
+        return {f"head/{task.index}": heads.fresh_head(len(task.classes), self.width, generator)}
 
     def load(self, tensors: Tensors) -> None:
         """Makes these the tuned values; a low-rank term whose tensors are missing is inactive."""
-        unknown = [key for key in tensors if key.split("/", 1)[0] not in KINDS]
-        if unknown:
-            raise UserError(f"the model has no place for {unknown[0]!r}; it loads {', '.join(KINDS)}")
-        self._check(tensors)
-        if self.adapter.kind == "lora":
-            self._load_low_rank(tensors)
+        check_places(tensors, (*self._tuning.kinds, *OUTSIDE))
+        self._tuning.load(tensors)
         self._prompted.load(select(tensors, "prompt"))
-        with torch.no_grad():
-            for name, value in select(tensors, "base").items():
-                self._base[name].copy_(value)
         self._heads = {
             int(task): nn.Parameter(value.to(self.device, torch.float32, copy=True), requires_grad=False)
             for task, value in select(tensors, "head").items()
@@ -99,51 +88,16 @@ class AdaptedModel:
         drawn = tensors.get("projection")
         self._projection = None if drawn is None else draw_projection(drawn, self.width).to(self.device)
 
-    def _check(self, tensors: Tensors) -> None:
-        """Values of this adapter's own kinds must fit it; what is of another rank or model is named."""
-        own = self._values()
-        for key, value in tensors.items():
-            if key.split("/", 1)[0] not in ("lora_A", "lora_B", "base"):
-                continue
-            if key not in own:
-                raise UserError(f"the model tunes no {key!r}; the tensors are of another adapter or backbone")
-            if own[key].shape != value.shape:
-                raise UserError(
-                    f"{key!r} has shape {tuple(value.shape)}, the model needs {tuple(own[key].shape)}; "
-                    "the tensors are of another adapter or backbone"
-                )
-
-    def _load_low_rank(self, tensors: Tensors) -> None:
-        active = [name for name in (LORA, DELTA) if any(key.startswith(f"{name}_B/") for key in tensors)]
-        with torch.no_grad():
-            for name, layer in self._layers.items():
-                if LORA in active:
-                    layer.lora_A[LORA].weight.copy_(tensors[f"lora_A/{name}"])  # type: ignore[index]
-                    layer.lora_B[LORA].weight.copy_(tensors[f"lora_B/{name}"])  # type: ignore[index]
-                if DELTA in active:
-                    adapters.set_delta(layer, tensors[f"delta_B/{name}"], tensors[f"delta_A/{name}"])
-                layer.set_adapter(active, inference_mode=True)  # type: ignore[operator]
-
     def parameters(self, kinds: Sequence[str]) -> dict[str, nn.Parameter]:
         """The parameters of these kinds (`lora_A`, `base`, `head/3`, ...), which alone require gradients now."""
-        chosen: dict[str, nn.Parameter] = {}
-        for key, value in self._values().items():
-            if isinstance(value, nn.Parameter):
-                value.requires_grad_(_among(key, kinds))
-                if value.requires_grad:
-                    chosen[key] = value
-        return chosen
+        return requiring(self._values(), kinds)
 
     def values(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """Copies on the CPU of the loaded values of these kinds, buffers of normalisation layers included."""
-        return {key: value.detach().cpu().clone() for key, value in self._values().items() if _among(key, kinds)}
+        return copies(self._values(), kinds)
 
     def _values(self) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {f"base/{name}": value for name, value in self._base.items()}
-        for name, layer in self._layers.items() if self.adapter.kind == "lora" else ():
-            values[f"lora_A/{name}"] = layer.lora_A[LORA].weight  # type: ignore[index]
-            values[f"lora_B/{name}"] = layer.lora_B[LORA].weight  # type: ignore[index]
-        values |= prefix(self._prompted.loaded, "prompt")
+        values = self._tuning.loaded() | prefix(self._prompted.loaded, "prompt")
         return values | {f"head/{task}": value for task, value in self._heads.items()}
 
     def train(self, mode: bool = True) -> None:
@@ -152,7 +106,7 @@ class AdaptedModel:
         There is no dropout under prompts: the plain model's feature chooses them.
         """
         self.backbone.module.train(mode and self.adapter.kind != "prompt")
-        if not self._base:
+        if self.adapter.kind != "full":
             for module in self.backbone.module.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -174,36 +128,7 @@ class AdaptedModel:
         """What the adapter adds to the loss of the last forward pass: zero for all but prompts."""
         return self._prompted.penalty
 
-    @contextmanager
-    def inputs_of(self, layers: Sequence[str], watch: Callable[[str, Tensor], None]) -> Iterator[None]:
+    def inputs_of(self, layers: Sequence[str], watch: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
         """Calls `watch(layer, x)` with each layer's input, (tokens, d_in), on every pass; padding is left out."""
-
-        def hook(name: str):
-            def see(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                watch(name, self._tokens(inputs[0].detach()))
-
-            return see
-
-        handles = [self._layers[name].register_forward_pre_hook(hook(name)) for name in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        """One row a token; rows of padding tokens dropped where `x` has the shape of the input texts."""
-        if self._mask is not None and x.shape[:-1] == self._mask.shape:
-            return x[self._mask.bool()]
-        return x.reshape(-1, x.shape[-1])
-
-
-def _among(key: str, kinds: Sequence[str]) -> bool:
-    return any(key == kind or key.startswith(kind + "/") for kind in kinds)
-
-
-def _floating(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and floating-point buffers by name; a buffer such as a running mean is part of what is tuned."""
-    persistent = set(module.state_dict())
-    buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point() and name in persistent}
-    return dict(module.named_parameters()) | buffers
+        modules = {name: self.backbone.module.get_submodule(name) for name in layers}
+        return watched(modules, watch, lambda: self._mask)

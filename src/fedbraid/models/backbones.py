@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fedbraid.core import ImageInput, TextInput
+from fedbraid.core import ImageInput, Text, TextInput
 from fedbraid.errors import UserError
 from fedbraid.models.torchvision import make_torchvision_importable
 
 Output = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 TINY = Path(__file__).parent / "tiny"
+T = TypeVar("T")
 
 
 def last_hidden_state(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -58,6 +60,21 @@ def load_backbone(name: str, *, pooling: str = "auto", max_length: int = 128) ->
 
 
 def _load_transformers(name: str, pooling: str, max_length: int) -> Backbone:
+    source, config, module = load_pretrained(name, _load_module)
+    pooling = _pooling(source, config, module) if pooling == "auto" else pooling
+    _check_pooling(pooling, name, config)
+    if _is_text(config):
+        reads = _text_input(source, min(max_length, positions(config)), segments=_tells_segments(config))
+    else:
+        reads = _image_input(source, config)
+    return Backbone(name, module.float().eval(), reads, _width(config), POOLS[pooling])
+
+
+def load_pretrained(name: str, load: Callable[[str, Any], T]) -> tuple[str, Any, T]:
+    """(where it lies, its configuration, what `load(source, config)` gives) of a hub id or a local folder.
+
+    Whatever is wrong with it becomes a `UserError`.
+    """
     make_torchvision_importable()
     from transformers import AutoConfig
 
@@ -68,7 +85,7 @@ def _load_transformers(name: str, pooling: str, max_length: int) -> Backbone:
         raise UserError(f"backbone {name!r}: {source} is no model folder (it has no config.json)")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        module = _load_module(source, config)
+        return source, config, load(source, config)
     except Exception as error:  # a damaged file makes the libraries raise errors of many kinds
         hint = (
             ""
@@ -76,16 +93,10 @@ def _load_transformers(name: str, pooling: str, max_length: int) -> Backbone:
             else ("; known are 'tiny', a hub id (needs a network or a filled cache), a model folder, and 'timm:NAME'")
         )
         raise UserError(f"backbone {name!r} cannot be loaded{hint}: {_first_line(error)}") from error
-    pooling = _pooling(source, config) if pooling == "auto" else pooling
-    _check_pooling(pooling, name, config)
-    reads = (
-        _text_input(source, min(max_length, _positions(config))) if _is_text(config) else _image_input(source, config)
-    )
-    return Backbone(name, module.float().eval(), reads, _width(config), POOLS[pooling])
 
 
-def _load_module(source: str, config) -> nn.Module:
-    """The model without its pooling layer where it has an optional one; every weight must be in the file."""
+def _load_module(source: str, config: Any) -> nn.Module:
+    """The model without its pooling layer where it has an optional one."""
     from transformers import AutoModel
 
     model_class = AutoModel._model_mapping.get(type(config), None)
@@ -97,14 +108,19 @@ def _load_module(source: str, config) -> nn.Module:
             model_class = model_class[0]
         if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
             extra["add_pooling_layer"] = False
+    return load_checked(AutoModel, source, config, **extra)
+
+
+def load_checked(auto: Any, source: str, config: Any, **options: Any) -> nn.Module:
+    """What transformers' class `auto` loads from there; every weight must be in the file."""
     with _quietly():
-        module, report = AutoModel.from_pretrained(
+        module, report = auto.from_pretrained(
             source,
             config=config,
             output_loading_info=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # refused below, by name
-            **extra,
+            **options,
         )
     missing, wrong = sorted(report["missing_keys"]), sorted(report["mismatched_keys"])
     if missing or wrong:
@@ -134,7 +150,7 @@ def _is_text(config) -> bool:
     return hasattr(config, "vocab_size")
 
 
-def _positions(config) -> int:
+def positions(config: Any) -> int:
     """The longest text that a model with learned positions can read; RoBERTa keeps the first rows for padding."""
     rows = getattr(config, "max_position_embeddings", None)
     reserved = config.pad_token_id + 1 if rows and "roberta" in config.model_type else 0
@@ -148,18 +164,20 @@ def _width(config) -> int:
     return width
 
 
-def _pooling(source: str, config) -> str:
-    """The decoder token for encoder-decoders, a sentence encoder's own choice, else the class token."""
+def _pooling(source: str, config, module: nn.Module) -> str:
+    """The decoder token for encoder-decoders, a sentence encoder's own choice, the class token where there is one."""
     if getattr(config, "is_encoder_decoder", False):
         return "decoder"
     own = Path(source) / "1_Pooling" / "config.json"
     if own.is_file():
         return "mean" if json.loads(own.read_text()).get("pooling_mode_mean_tokens") else "cls"
+    if not _is_text(config) and not any(name.endswith("cls_token") for name, _ in module.named_parameters()):
+        return "mean"  # Swin and its like
     sentence_encoder = any(word in str(source).lower() for word in ("minilm", "sentence-t"))
-    return "mean" if sentence_encoder or _reads_left_to_right(config) else "cls"
+    return "mean" if sentence_encoder or reads_left_to_right(config) else "cls"
 
 
-def _reads_left_to_right(config) -> bool:
+def reads_left_to_right(config: Any) -> bool:
     """Whether it is a language model whose first token sees nothing of the text."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -200,7 +218,8 @@ def _decoder_token(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 POOLS: Mapping[str, Output] = {"cls": _class_token, "mean": _mean_token, "decoder": _decoder_token}
 
 
-def _text_input(source: str, max_length: int) -> TextInput:
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a model, with a token to pad with, on the right; `UserError` where there is none."""
     from transformers import AutoTokenizer
 
     try:
@@ -211,11 +230,38 @@ def _text_input(source: str, max_length: int) -> TextInput:
         raise UserError(f"backbone {source!r} has no usable tokenizer: its files are missing, or hold no vocabulary")
     tokenizer.padding_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"backbone {source!r}: its tokenizer names neither a padding token nor an end-of-sequence token; name one "
+            "as pad_token or eos_token in its tokenizer_config.json"
+        )
+    return tokenizer
 
-    def tokenize(texts) -> dict[str, Tensor]:
-        length = min(max_length, tokenizer.model_max_length)
-        rows = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
-        return {key: rows[key] for key in ("input_ids", "attention_mask")}
+
+def _tells_segments(config) -> bool:
+    """Whether the model was taught by `token_type_ids` which of two texts a token is from, as BERT and ELECTRA were."""
+    return getattr(config, "type_vocab_size", 0) > 1 and not getattr(config, "is_encoder_decoder", False)
+
+
+def _text_input(source: str, max_length: int, *, segments: bool) -> TextInput:
+    tokenizer = load_tokenizer(source)
+    length = min(max_length, tokenizer.model_max_length)
+
+    def tokenize(texts: Sequence[Text]) -> dict[str, Tensor]:
+        paired = [text for text in texts if not isinstance(text, str)]
+        if paired and len(paired) < len(texts):
+            raise UserError(f"{len(paired)} of {len(texts)} texts are pairs; give pairs alone, or none")
+        sides = [list(side) for side in zip(*paired, strict=True)] if paired else [list(texts)]
+        rows = tokenizer(
+            *sides,
+            padding=True,
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+            return_token_type_ids=segments and bool(paired),
+        )
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return {name: rows[name] for name in names if name in rows}
 
     return TextInput(tokenize)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedbraid.errors import UserError
 
@@ -23,7 +23,7 @@ _QV = re.compile(r"(^|\.)(qkv|query|value|q_proj|v_proj|query_key_value|c_attn|q
 _BLOCK = re.compile(r"\.(\d+)\.")
 
 
-def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = "") -> dict[str, nn.Linear]:
+def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = "") -> dict[str, nn.Module]:
     """The chosen layers by name, in the model's order.
 
     `kind` is one of `KINDS` (`qkv` and `qv` fit a fused projection too), or a list of endings: `["fc1", "fc2"]`.
@@ -45,13 +45,43 @@ def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = ""
     return chosen
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """All linear layers of the numbered blocks by name, in the model's order; empty for a model without any."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and _block(name) is not None
-    }
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """All linear layers of the numbered blocks by name, in the model's order; empty for a model without any.
+
+    GPT-2's `Conv1D` is a linear layer whose weight is stored transposed.
+    """
+    return {name: module for name, module in model.named_modules() if _linear(module) and _block(name) is not None}
+
+
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """(d_out, d_in) of a linear layer."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    d_in, d_out = layer.get_parameter("weight").shape
+    return d_out, d_in
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer as (d_out, d_in): the parameter itself, or a view of a `Conv1D`'s."""
+    weight = layer.get_parameter("weight")
+    return weight if isinstance(layer, nn.Linear) else weight.T
+
+
+def are_transposed(layers: Sequence[nn.Module]) -> bool:
+    """Whether these linear layers are GPT-2's `Conv1D`; `UserError` where some are and some are not."""
+    kinds = {isinstance(layer, nn.Linear) for layer in layers}
+    if len(kinds) > 1:
+        raise UserError("the adapter's layers are partly Conv1D and partly Linear; choose one kind by adapter.layers")
+    return kinds == {False}
+
+
+def ends_feed_forward(name: str, shape: tuple[int, int]) -> bool:
+    """Whether a layer (d_out, d_in) is the last one of a feed-forward network: it reads more than it writes."""
+    return not _ATTENTION.search(name) and shape[0] < shape[1]
+
+
+def _linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
 
 
 def _is(kind: str | Sequence[str], name: str) -> bool:
