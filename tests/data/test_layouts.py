@@ -3,11 +3,15 @@ import tarfile
 
 import pytest
 import torch
-from published import LAYOUTS, MACHINE, TEST, TRAIN, cars, cifar10, cub, imagenet_1k, newsgroups, picture, text
+from published import LAYOUTS as OTHERS
+from published import MACHINE, TEST, TRAIN, cars, cifar10, cub, imagenet_1k, newsgroups, picture, text
+from published_glue import GLUE_LAYOUTS
+from published_prompts import PROMPT_LAYOUTS
 
 from fedbraid.data import DATASETS, load
 from fedbraid.errors import UserError
 
+LAYOUTS = OTHERS + GLUE_LAYOUTS + PROMPT_LAYOUTS
 IMAGES = [layout for layout in LAYOUTS if layout.modality == "image"]
 PARTS = [(layout, part) for layout in LAYOUTS for part in layout.parts]
 

@@ -100,6 +100,15 @@ def test_quantity_gives_alpha_classes_a_task_evenly_spread(alpha):
             assert column[column > 0].max() - column[column > 0].min() <= 1
 
 
+@pytest.mark.parametrize(("alpha", "clients"), [(1, 15), (1, 17), (2, 8)])
+def test_where_chance_would_hardly_cover_all_classes_they_are_dealt(alpha, clients):
+    data, stream = toy_dataset([label for label in range(15) for _ in range(20)]), make_stream(15, tasks=1)
+    partition = make_partition(data, stream, kind="quantity", clients=clients, alpha=alpha)
+    owned = [{index // 20 for index in indices} for indices in partition.clients.values()]
+    assert {len(classes) for classes in owned} == {alpha}
+    assert set.union(*owned) == set(range(15))
+
+
 def test_natural_clients_are_those_of_the_data():
     data = toy_dataset([0, 0, 1, 1], clients=["b", "a", "b", "b"])
     partition = make_partition(data, make_stream(2), kind="natural")

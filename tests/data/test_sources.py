@@ -231,6 +231,9 @@ def test_clinc_reads_its_own_file(tmp_path):
         ("cifar100", "cifar100", 50_000, 10_000, (3, 32, 32)),
         ("eurosat", "eurosat_subset", 3_000, 1_000, (3, 64, 64)),
         ("clinc150", "clinc150", 15_000, 4_500, None),
+        ("sst2", "text/sst2", 6_920, 872, None),
+        ("cola", "text/cola", 8_551, 1_043, None),
+        ("mrpc", "text/mrpc", 3_576, 1_725, None),
     ],
 )
 def test_real_data(assets, name, folder, train, test, shape):

@@ -5,6 +5,7 @@ from fedbraid.data.datasets import Dataset, Table, load
 from fedbraid.data.known import DATASETS, source_of
 from fedbraid.data.partition import EVALUATOR, PARTITIONS, Partition, make_partition
 from fedbraid.data.partition_files import load_partition, save_partition
+from fedbraid.data.prompts import Prompt
 from fedbraid.data.rows import Columns, Rows, Splits
 from fedbraid.data.sources import HubTables, Source
 from fedbraid.data.streams import Stream, make_stream
@@ -21,6 +22,7 @@ __all__ = [
     "HubTables",
     "Partition",
     "Party",
+    "Prompt",
     "Rows",
     "Source",
     "Splits",

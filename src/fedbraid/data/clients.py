@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import Batch, ClientId, ImageInput, Task, TextInput
+from fedbraid.core import Batch, ClientId, ImageInput, PromptInput, Task, Text, TextInput
 from fedbraid.data.datasets import Dataset, Table
 from fedbraid.data.partition import EVALUATOR, Partition
+from fedbraid.data.prompts import tokenized
 from fedbraid.data.streams import Stream
 from fedbraid.data.transforms import check_augment, prepare
 from fedbraid.errors import UserError
+
+Answers = tuple[tuple[str, ...], ...]
+"""The right answers to each sample of a table."""
 
 
 class Samples(Protocol):
@@ -64,13 +68,18 @@ class Texts:
 
 @dataclass(frozen=True)
 class ClientData:
-    """The samples of one client in one task; `labels` are those of the whole table, placed in the stream."""
+    """The samples of one client in one task; `labels` are those of the whole table, placed in the stream.
+
+    So are `targets`, the numbers that are to be told, and `answers`, the texts to be written, where there are any.
+    """
 
     client: ClientId
     samples: Samples
     labels: Tensor
     indices: Tensor
     memory: Tensors = field(default_factory=dict[str, Tensor])
+    targets: Tensor | None = None
+    answers: Answers = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,7 +91,7 @@ class ClientData:
 
     def recall(self, ids: Tensor, *, device: torch.device) -> Batch:
         """Samples of the table by their rows, not augmented."""
-        return Batch(self.samples.inputs(ids, device, None), self.labels[ids].to(device))
+        return self._batch(self.samples.inputs(ids, device, None), ids, device)
 
     def remembering(self, memory: Tensors) -> ClientData:
         """The same samples with this memory."""
@@ -111,7 +120,12 @@ class ClientData:
             order = order[torch.randperm(len(order), generator=shuffle, device=shuffle.device).to(order.device)]
         for indices in order.split(size) if len(order) else ():
             inputs = self.samples.inputs(indices, device, shuffle if augment else None)
-            yield Batch(inputs, self.labels[indices].to(device, non_blocking=True))
+            yield self._batch(inputs, indices, device)
+
+    def _batch(self, inputs: Mapping[str, Tensor], indices: Tensor, device: torch.device) -> Batch:
+        targets = None if self.targets is None else self.targets[indices].to(device, non_blocking=True)
+        answers = tuple(self.answers[i] for i in indices.tolist()) if self.answers else ()
+        return Batch(inputs, self.labels[indices].to(device, non_blocking=True), targets, answers)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,8 @@ class Party:
     labels: Tensor
     train_indices: Tensor
     test_indices: Tensor
+    targets: Tensor | None = None
+    answers: Answers = ()
 
     def train(self, task: Task) -> ClientData:
         """The training samples of this task's classes; there may be none."""
@@ -135,51 +151,65 @@ class Party:
     def _within(self, indices: Tensor, classes: range) -> ClientData:
         labels = self.labels[indices]
         held = indices[(labels >= classes.start) & (labels < classes.stop)]
-        return ClientData(self.id, self.samples, self.labels, held)
+        return ClientData(self.id, self.samples, self.labels, held, targets=self.targets, answers=self.answers)
 
 
 def make_clients(
     dataset: Dataset,
     stream: Stream,
     partition: Partition,
-    input: ImageInput | TextInput,
+    input: ImageInput | TextInput | PromptInput,
     *,
     augment: str = "none",
+    template: str = "lines",
 ) -> tuple[dict[ClientId, Party], dict[ClientId, Party]]:
-    """(training clients by id in order, evaluators): the one evaluator is "test", with all test samples."""
+    """(training clients by id in order, evaluators): the one evaluator is "test", with all test samples.
+
+    `template` is how prompts are worded (see `data.prompts`).
+    """
     check_augment(augment)
     _check(dataset, partition)
     none = torch.empty(0, dtype=torch.int64)
-    samples, labels = _samples(dataset, dataset.train, input, augment), stream.place(dataset.train.labels)
+    train, test = dataset.train, dataset.test
+    samples, labels = _samples(dataset, train, input, augment, template), stream.place(train.labels)
     clients = {
-        client: Party(client, samples, labels, torch.tensor(partition.clients[client]), none)
+        client: Party(
+            client, samples, labels, torch.tensor(partition.clients[client]), none, train.targets, train.answers or ()
+        )
         for client in sorted(partition.clients)
     }
-    everything = torch.arange(len(dataset.test))
-    tests, places = _samples(dataset, dataset.test, input, augment), stream.place(dataset.test.labels)
-    return clients, {EVALUATOR: Party(EVALUATOR, tests, places, none, everything)}
+    everything = torch.arange(len(test))
+    tests, places = _samples(dataset, test, input, augment, template), stream.place(test.labels)
+    return clients, {EVALUATOR: Party(EVALUATOR, tests, places, none, everything, test.targets, test.answers or ())}
 
 
 def _check(dataset: Dataset, partition: Partition) -> None:
     if partition.fingerprint != dataset.fingerprint:
         raise UserError(f"the partition was drawn for another data set than {dataset.name}; draw it anew")
-    if max(map(max, partition.clients.values())) >= len(dataset.train):
+    if max((max(samples, default=-1) for samples in partition.clients.values()), default=-1) >= len(dataset.train):
         raise UserError(f"the partition holds samples that {dataset.name} does not have; draw it anew")
 
 
-def _samples(dataset: Dataset, table: Table, input: ImageInput | TextInput, augment: str) -> Samples:
+def _samples(
+    dataset: Dataset, table: Table, input: ImageInput | TextInput | PromptInput, augment: str, template: str
+) -> Samples:
     if isinstance(input, ImageInput) and table.images is not None:
         return Images(table.images, input, augment)
-    if isinstance(input, TextInput) and table.texts is not None:
+    if isinstance(input, PromptInput) and table.answers is not None:
+        where = f"{dataset.name}, {'training' if table is dataset.train else 'test'}"
+        return tokenized(
+            [str(text) for text in table.texts or ()], table.answers, input, template=template, where=where
+        )
+    if isinstance(input, TextInput) and table.texts is not None and table.answers is None:
         return _tokenized(table.texts, input)
-    reads = "images" if isinstance(input, ImageInput) else "texts"
+    reads = {ImageInput: "images", TextInput: "texts", PromptInput: "prompts with answers"}[type(input)]
     raise UserError(
         f"{dataset.name} is {dataset.modality} data, but the backbone reads {reads}; "
         f"choose a backbone for {dataset.modality} data or another data set"
     )
 
 
-def _tokenized(texts: tuple[str, ...], input: TextInput) -> Texts:
+def _tokenized(texts: tuple[Text, ...], input: TextInput) -> Texts:
     rows = dict(input.tokenize(texts))
     mask = rows.get(input.mask)
     if mask is None:

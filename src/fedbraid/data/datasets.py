@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedbraid.core import Text
 from fedbraid.data.archives import is_archive, unpacked
 from fedbraid.data.decode import decoded
 from fedbraid.data.folders import read_path
-from fedbraid.data.known import DATASETS, source_of
+from fedbraid.data.known import DATASETS, holds_prompts, source_of
 from fedbraid.data.rows import Columns, Rows, Splits, natural
-from fedbraid.data.sampling import held_out, per_class
+from fedbraid.data.sampling import held_out, in_proportion, per_class
+from fedbraid.data.scored import VALUE, check_classes, check_scores, numbered, of_numbers
 from fedbraid.data.sources import Source, read_source
 from fedbraid.errors import UserError
 
@@ -27,15 +29,18 @@ TEST_SEED = 0
 
 @dataclass(frozen=True)
 class Table:
-    """Samples with their classes: `images` is uint8 (n, channels, height, width), or `texts` holds n texts.
+    """Samples with their classes: `images` is uint8 (n, channels, height, width), or `texts` holds n texts or pairs.
 
-    `clients` names the owner of each sample where the data say so.
+    `clients` names the owner of each sample where the data say so. `targets` holds n numbers where numbers are to be
+    told; all samples are of one class then. `answers` holds the right answers to each text that is a prompt.
     """
 
     labels: Tensor
     images: Tensor | None = None
-    texts: tuple[str, ...] | None = None
+    texts: tuple[Text, ...] | None = None
     clients: tuple[str, ...] | None = None
+    targets: Tensor | None = None
+    answers: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,8 +50,8 @@ class Table:
 class Dataset:
     """A data set in memory; classes are numbered by `class_names`, `note` says what was decided for the user.
 
-    `fingerprint` is a SHA-256 over class names, labels and samples: a partition holds for one fingerprint
-    only.
+    `fingerprint` is a SHA-256 over class names, labels and samples: a partition holds for one fingerprint only.
+    `scores` are what a model is measured by, the main one first.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Dataset:
     test: Table
     fingerprint: str
     note: str = ""
+    scores: tuple[str, ...] = ("accuracy",)
 
 
 def load(
@@ -63,50 +69,69 @@ def load(
     *,
     path: str | Path | None = None,
     text_column: str | None = None,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    category_column: str | None = None,
+    pair_column: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     client_column: str | None = None,
     classes: int | Sequence[str | int] | None = None,
     train_per_class: int | None = None,
     test_per_class: int | None = None,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
     test_fraction: float = 0.2,
     validation_fraction: float | None = None,
+    scores: Sequence[str] | None = None,
     stored_size: int = 256,
     seed: int = 0,
 ) -> Dataset:
     """A data set known by name (`DATASETS`), or the user's own: an image folder, a table, "file.py:NAME".
 
     `path` is a local copy of a known data set, a folder or an archive. `classes` keeps the first n classes, or those
-    listed by name or number (in the data set's order, whatever the order of the list). `train_per_class` and
-    `test_per_class` keep at most so many samples of each class. Where there is no test split, the stratified
-    `test_fraction` is held out. With `validation_fraction` that share of the training samples takes the place of the
-    test samples, which are left untouched: for choosing settings. What is held out and kept of the training samples is
-    a function of `seed`; the test samples are the same for every seed, so that runs can be compared.
+    listed by name or number (in the data set's order). `train_per_class` and `test_per_class` keep at most so many
+    samples of each class, `train_samples` and `test_samples` so many in all, the classes in proportion. Where there is
+    no test split, the stratified `test_fraction` is held out. With `validation_fraction` that share of the training
+    samples takes the place of the test samples, which are left untouched: for choosing settings. What is held out and
+    kept of the training samples is a function of `seed`; the test samples are the same for every seed, so that runs can
+    be compared. With an `answer_column` a table of one's own holds prompts with their answers (in the column `prompt`
+    where none is named), and what a `category_column` tells are its classes. `scores` are what models are measured by:
+    those of the data set, or accuracy, where nothing is given; those of numbers make numbers of the labels.
     `stored_size` bounds the shorter side of the images held in memory.
 
     >>> digits = load("digits", classes=4)
     >>> digits.class_names, tuple(digits.train.images.shape)
     (('0', '1', '2', '3'), (576, 1, 8, 8))
     """
+    source, language = source_of(str(name)), holds_prompts(str(name), answer_column)
     fractions = {"test_fraction": test_fraction, "validation_fraction": validation_fraction}
     counts = {"train_per_class": train_per_class, "test_per_class": test_per_class, "stored_size": stored_size}
-    _check_numbers(classes, counts, fractions)
-    named = {"text": text_column, "image": image_column, "label": label_column, "client": client_column}
-    source = source_of(str(name))
+    samples = {"train_samples": train_samples, "test_samples": test_samples}
+    _check_numbers(classes, counts | samples, fractions, 1 if language else 2)
+    text = prompt_column or text_column or ("prompt" if language and not source else None)
+    named = {"text": text, "pair": pair_column, "image": image_column, "answer": answer_column}
+    named |= {"label": category_column or label_column, "client": client_column}
+    usual = source.scores if source else Dataset.scores
+    measured = check_scores(usual if scores is None else scores, language=language)
     title, splits = _read(source, name, path, {key: value for key, value in named.items() if value is not None})
+    splits = numbered(splits) if of_numbers(measured) else splits
     train, test, notes = _split(splits, test_fraction, validation_fraction, seed)
-    names = _chosen(_class_names(train, test, splits.order), classes, source)
-    train = _subset(train, names, train_per_class, seed, "train")
-    test = _subset(test, names, test_per_class, TEST_SEED, "test")
+    known = (VALUE,) if of_numbers(measured) else _class_names(train, test, splits.order, categories=language)
+    names = _chosen(known, classes, source)
+    check_classes(measured, names)
+    train = _subset(train, names, train_per_class, train_samples, seed, "train")
+    test = _subset(test, names, test_per_class, test_samples, TEST_SEED, "test")
     train_table, test_table = _tables(splits.modality, names, train, test, stored_size)
     fingerprint = _fingerprint(names, train_table, test_table)
-    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes))
+    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes), measured)
 
 
 def _check_numbers(
     classes: int | Sequence[str | int] | None,
     counts: Mapping[str, int | None],
     fractions: Mapping[str, float | None],
+    least: int,
 ) -> None:
     for key, count in counts.items():
         if count is not None and count < 1:
@@ -114,8 +139,8 @@ def _check_numbers(
     for key, fraction in fractions.items():
         if fraction is not None and not 0 < fraction < 1:
             raise UserError(f"data.{key} is {fraction}; it must lie between 0 and 1")
-    if (classes if isinstance(classes, int) else 2 if classes is None else len(classes)) < 2:
-        raise UserError(f"data.classes is {classes!r}; a data set needs at least two classes")
+    if classes is not None and (classes if isinstance(classes, int) else len(classes)) < least:
+        raise UserError(f"data.classes is {classes!r}; a data set needs at least {('one', 'two')[least - 1]}")
 
 
 def _read(
@@ -146,9 +171,8 @@ def _unknown(name: str) -> UserError:
         return UserError(f"there is no file or folder {name}; give a path, or one of {', '.join(DATASETS)}")
     near = difflib.get_close_matches(name, DATASETS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(
-        f"there is no data set {name!r}; {hint}known are {', '.join(DATASETS)}; for your own data give its path"
-    )
+    known = ", ".join(DATASETS)
+    return UserError(f"there is no data set {name!r}; {hint}known are {known}; for your own data give its path")
 
 
 def _split(
@@ -175,9 +199,14 @@ def _parted(rows: Rows, fraction: float, seed: int, purpose: str) -> tuple[Rows,
     return rows.take(kept), rows.take(held), f"{len(held)} of {len(rows)} samples, {fraction:.0%} of each class"
 
 
-def _class_names(train_rows: Rows, test: Rows, order: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that training brings, in the data's own order where it has one."""
+def _class_names(train_rows: Rows, test: Rows, order: tuple[str, ...], *, categories: bool) -> tuple[str, ...]:
+    """The classes that training brings, in the data's own order where it has one.
+
+    Of `categories` of prompts nothing is learned, so there may be one alone, or one that is only tested.
+    """
     train = set(train_rows.labels)
+    if categories:
+        return tuple(natural(train | set(test.labels)))
     for label, place in zip(test.labels, test.places, strict=True):
         if label not in train:
             raise UserError(
@@ -220,25 +249,39 @@ def class_id(item: str | int, names: Sequence[str], where: str) -> int:
     )
 
 
-def _subset(rows: Rows, names: tuple[str, ...], count: int | None, seed: int, split: str) -> Rows:
+def _subset(rows: Rows, names: tuple[str, ...], of_each: int | None, of_all: int | None, seed: int, split: str) -> Rows:
     kept = set(names)
     rows = rows.take([i for i, label in enumerate(rows.labels) if label in kept])
-    return rows if count is None else rows.take(per_class(rows.labels, count, seed, split))
+    if not rows:
+        raise UserError(f"there are no {split} samples of the classes to keep; add some, or mend data.classes")
+    rows = rows if of_each is None else rows.take(per_class(rows.labels, of_each, seed, split))
+    return rows if of_all is None else rows.take(in_proportion(rows.labels, of_all, seed, split))
 
 
 def _tables(modality: str, names: tuple[str, ...], train: Rows, test: Rows, stored_size: int) -> tuple[Table, Table]:
     numbers = {name: number for number, name in enumerate(names)}
     labels = [torch.tensor([numbers[label] for label in rows.labels]) for rows in (train, test)]
+    if modality == "language":
+        return _of_prompts(labels[0], train), _of_prompts(labels[1], test)
     if modality == "text":
         return (
-            Table(labels[0], texts=train.samples, clients=train.clients),
-            Table(labels[1], texts=test.samples, clients=test.clients),
+            Table(labels[0], texts=train.samples, clients=train.clients, targets=_targets(train)),
+            Table(labels[1], texts=test.samples, clients=test.clients, targets=_targets(test)),
         )
     images = decoded(train.samples + test.samples, train.places + test.places, stored_size=stored_size)
     return (
-        Table(labels[0], images=images[: len(train)], clients=train.clients),
-        Table(labels[1], images=images[len(train) :], clients=test.clients),
+        Table(labels[0], images=images[: len(train)], clients=train.clients, targets=_targets(train)),
+        Table(labels[1], images=images[len(train) :], clients=test.clients, targets=_targets(test)),
     )
+
+
+def _of_prompts(labels: Tensor, rows: Rows) -> Table:
+    texts, answers = (tuple(getattr(prompt, part) for prompt in rows.samples) for part in ("text", "answers"))
+    return Table(labels, texts=texts, clients=rows.clients, answers=answers)
+
+
+def _targets(rows: Rows) -> Tensor | None:
+    return None if rows.numbers is None else torch.tensor(rows.numbers, dtype=torch.float32)
 
 
 def _fingerprint(names: tuple[str, ...], *tables: Table) -> str:
@@ -249,4 +292,8 @@ def _fingerprint(names: tuple[str, ...], *tables: Table) -> str:
             digest.update(repr(tuple(table.images.shape)).encode())
             digest.update(table.images.numpy().data)
         digest.update(json.dumps(table.texts).encode())
+        if table.targets is not None:
+            digest.update(table.targets.numpy().tobytes())
+        if table.answers is not None:
+            digest.update(json.dumps(table.answers).encode())
     return digest.hexdigest()

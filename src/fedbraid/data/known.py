@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fedbraid.data.known_glue import GLUE
+from fedbraid.data.known_prompts import PROMPTS
 from fedbraid.data.layouts.cars import cars
 from fedbraid.data.layouts.cifar import cifar10, cifar100
 from fedbraid.data.layouts.clinc import clinc
@@ -181,9 +183,21 @@ _SOURCES = (
         tables=HubTables(columns=Columns(label="label_text", blank=True), own_order=False),
         origin="Lang 1995, NewsWeeder; split by date, without headers, footers and quotes",
     ),
+    *GLUE,
+    *PROMPTS,
 )
 
 DATASETS: Mapping[str, Source] = {source.name: source for source in _SOURCES}
+
+
+def holds_prompts(name: str, answer_column: str | None) -> bool:
+    """Whether a data set holds prompts with answers: it says so, or the user's own has a column of answers.
+
+    >>> holds_prompts("gsm8k", None), holds_prompts("my.jsonl", "answer"), holds_prompts("my.jsonl", None)
+    (True, True, False)
+    """
+    source = source_of(name)
+    return source.modality == "language" if source else answer_column is not None
 
 
 def source_of(name: str) -> Source | None:

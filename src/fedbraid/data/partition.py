@@ -4,7 +4,8 @@
                 independently; the task is drawn again until every client has `min_samples`. That conditions
                 the law: clients are more alike than plain Dirichlet draws, most of all at a small beta.
     quantity    every client draws alpha classes of the task without replacement, drawn again until all
-                classes have an owner; a class is spread evenly over its owners.
+                classes have an owner; a class is spread evenly over its owners. Where that does not come about
+                (one class a client), classes are dealt so that each has an owner, and the rest is drawn.
     iid         the task's samples in a random order, dealt evenly.
     natural     by the data's own client column.
 
@@ -128,13 +129,9 @@ class _Draw:
         """An owner for each of `count` samples, at random; the owners' shares differ by one at most."""
         return self.rng.permutation(np.resize(self.rng.permutation(owners), count))
 
-    def again(self, draw: Callable[[], Integers | None], why: str) -> Integers:
-        """The first draw that is accepted."""
-        for _ in range(REDRAWS):
-            result = draw()
-            if result is not None:
-                return result
-        raise UserError(f"task {self.task.index}: in {REDRAWS} draws {why}")
+    def again(self, draw: Callable[[], Integers | None]) -> Integers | None:
+        """The first draw that is accepted; None where too many are not."""
+        return next((result for result in (draw() for _ in range(REDRAWS)) if result is not None), None)
 
 
 def _dirichlet(draw: _Draw, beta: float, min_samples: int) -> Integers:
@@ -155,11 +152,14 @@ def _dirichlet(draw: _Draw, beta: float, min_samples: int) -> Integers:
         enough = np.bincount(owners, minlength=draw.clients).min() >= min_samples
         return owners if enough else None
 
-    return draw.again(
-        once,
-        f"some client always had less than partition.min_samples = {min_samples} samples; lower it, raise "
-        f"partition.beta = {beta}, or use fewer clients (partition.clients = {draw.clients})",
-    )
+    owners = draw.again(once)
+    if owners is None:
+        raise UserError(
+            f"task {draw.task.index}: in {REDRAWS} draws some client always had less than partition.min_samples = "
+            f"{min_samples} samples; lower it, raise partition.beta = {beta}, or use fewer clients "
+            f"(partition.clients = {draw.clients})"
+        )
+    return owners
 
 
 def _quantity(draw: _Draw, alpha: int) -> Integers:
@@ -176,12 +176,22 @@ def _quantity(draw: _Draw, alpha: int) -> Integers:
         chosen = draw.rng.random((draw.clients, count)).argsort(axis=1)[:, :alpha]
         return chosen if len(np.unique(chosen)) == count else None
 
-    chosen = draw.again(
-        once,
-        f"some class never had an owner; raise partition.alpha = {alpha} or partition.clients = {draw.clients}",
-    )
+    found = draw.again(once)
+    chosen = _covering(draw, alpha, count) if found is None else found
     owners = np.empty(len(draw.classes), dtype=np.int64)
     for number, label in enumerate(draw.task.classes):
         of_class = np.flatnonzero(draw.classes == label)
         owners[of_class] = draw.dealt(len(of_class), np.flatnonzero((chosen == number).any(1)))
     return owners
+
+
+def _covering(draw: _Draw, alpha: int, count: int) -> Integers:
+    """(clients, alpha) classes, every class among them: dealt to clients in turn, the places that are left drawn."""
+    dealt = [list[int]() for _ in range(draw.clients)]
+    turn = draw.rng.permutation(draw.clients)
+    for place, number in enumerate(draw.rng.permutation(count).tolist()):
+        dealt[turn[place % draw.clients]].append(number)
+    for own in dealt:
+        others = [number for number in draw.rng.permutation(count).tolist() if number not in own]
+        own += others[: alpha - len(own)]
+    return np.array(dealt)

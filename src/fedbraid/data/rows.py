@@ -12,16 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from fedbraid.data.prompts import Prompt
+
 Sample: TypeAlias = Any
-"""A text (str), an image file (Path), an encoded image (bytes), its pixels (an uint8 array), or a function that gives
-one of these: an image that is read when it is decoded, so that a data set may be larger than memory."""
+"""A text (str), a pair of texts (two str), a `Prompt` with its answers, an image file (Path), an encoded image (bytes),
+its pixels (an uint8 array), or a function that gives one of these: an image that is read when it is decoded, so that a
+data set may be larger than memory."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns to read; `blank` says that texts may be empty, which is an error otherwise."""
+    """The names of the columns to read; `blank` says that texts may be empty, which is an error otherwise.
+
+    `pair` is the column of each text's second half, where texts come in pairs; `answer` that of the answers to texts
+    that are prompts.
+    """
 
     text: str = "text"
+    pair: str = ""
+    answer: str = ""
     image: str = "image"
     label: str = "label"
     client: str = "client"
@@ -30,12 +39,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split; `places` says of each row where it was read, for messages."""
+    """Rows of one split; `places` says of each row where it was read, for messages.
+
+    `numbers` are what is to be told of each row, where that is a number and no class.
+    """
 
     samples: tuple[Sample, ...]
     labels: tuple[str, ...]
     places: tuple[str, ...]
     clients: tuple[str, ...] | None = None
+    numbers: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,6 +77,7 @@ class Rows:
             labels=tuple(self.labels[i] for i in indices),
             places=tuple(self.places[i] for i in indices),
             clients=None if self.clients is None else tuple(self.clients[i] for i in indices),
+            numbers=None if self.numbers is None else tuple(self.numbers[i] for i in indices),
         )
 
 
@@ -80,9 +94,12 @@ class Splits:
     note: str = ""
 
     @property
-    def modality(self) -> Literal["image", "text"]:
-        """Texts are strings; whatever else a sample is, it is an image."""
-        return "text" if isinstance(next(iter(self.train.samples), ""), str) else "image"
+    def modality(self) -> Literal["image", "text", "language"]:
+        """Texts are strings, alone or in pairs, prompts are language; whatever else a sample is, it is an image."""
+        sample = next(iter(self.train.samples), "")
+        if isinstance(sample, Prompt):
+            return "language"
+        return "text" if isinstance(sample, (str, tuple)) else "image"
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:

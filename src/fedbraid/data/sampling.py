@@ -1,4 +1,4 @@
-"""Seeded choices of rows: a held-out share, a few samples of each class.
+"""Seeded choices of rows: a held-out share, a few samples of each class, a few of all.
 
 Every choice has a generator of its own, a function of the seed and of what the choice is for, so adding a
 class or asking for another subset changes no other choice.
@@ -46,6 +46,24 @@ def per_class(labels: Sequence[str], count: int, seed: int, split: str) -> list[
     chosen: list[int] = []
     for label, indices in _by_label(labels).items():
         chosen += _drawn(indices, count, generator(seed, "per class", split, label))
+    return sorted(chosen)
+
+
+def in_proportion(labels: Sequence[str], count: int, seed: int, split: str) -> list[int]:
+    """At most `count` samples, the classes in the proportion that they have, in the order of the rows.
+
+    >>> len(in_proportion(["a"] * 30 + ["b"] * 10, 8, seed=0, split="train"))
+    8
+    """
+    groups = _by_label(labels)
+    exact = {label: min(count / len(labels), 1.0) * len(indices) for label, indices in groups.items()}
+    counts = {label: int(share) for label, share in exact.items()}
+    short = min(count, len(labels)) - sum(counts.values())
+    for label in sorted(groups, key=lambda label: counts[label] - exact[label])[:short]:
+        counts[label] += 1
+    chosen: list[int] = []
+    for label, indices in groups.items():
+        chosen += _drawn(indices, counts[label], generator(seed, "in proportion", split, label))
     return sorted(chosen)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedbraid.data.files import MissingFile, inside
 from fedbraid.data.rows import Columns, Rows, Splits
@@ -19,7 +19,8 @@ class HubTables:
 
     `folder` is where the files lie in the repository, `train` and `test` name the splits. `drop` names classes that
     are left out. `own_order` says whether the classes keep the order that the tables declare; otherwise they are
-    sorted by name, so that every copy of the data set numbers them alike.
+    sorted by name, so that every copy of the data set numbers them alike. `suffix` tells the hub's files from the
+    authors' own, where these are tables too.
     """
 
     config: str | None = None
@@ -29,6 +30,7 @@ class HubTables:
     columns: Columns = field(default_factory=Columns)
     drop: tuple[str, ...] = ()
     own_order: bool = True
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Source:
     `classes` and `tasks` are how many there are by default; `subset` says that the data have more classes, of which
     the first ones are kept unless others are asked for. There are three ways to the rows: `read` takes a file or
     folder of the user's, which is laid out as `layout` says and published at `page`; `built_in` needs none; `hub` is a
-    repository with `tables`.
+    repository with `tables`, or read by `from_hub`. `scores` are what a model is measured by, the main one first.
+    Where the data are prompts, `template` is how they are worded (see `data.prompts`) and `match` how a written answer
+    is compared with the right ones (see `local.text_scores`).
     """
 
     name: str
@@ -48,9 +52,13 @@ class Source:
     read: Callable[[Path], Splits] | None = None
     built_in: Callable[[], Splits] | None = None
     hub: str | None = None
+    from_hub: Callable[[], Splits] | None = None
     tables: HubTables = field(default_factory=HubTables)
     augment: str = "none"
     subset: bool = False
+    scores: tuple[str, ...] = ("accuracy",)
+    template: str = "lines"
+    match: Literal["text", "final", "option"] = "text"
     layout: str = ""
     page: str = ""
     licence: str = "none stated"
@@ -78,7 +86,8 @@ def _check(source: Source, splits: object) -> None:
     if splits.train and splits.modality != source.modality:
         raise UserError(
             f"{source.name} says that it holds {source.modality}s, but its reader gives {splits.modality}s; "
-            "a text is a str, an image a pathlib.Path, bytes or an uint8 array"
+            "a text is a str or a pair of them, a prompt a fedbraid.data.Prompt (modality language), an image a "
+            "pathlib.Path, bytes or an uint8 array"
         )
 
 
@@ -86,7 +95,11 @@ def _local(source: Source, path: Path, columns: Columns) -> Splits:
     """The rows of a local copy: in tables as on the hub, or as its authors lay it out."""
     tables = source.tables
     folder = inside(path, tables.folder)
-    if source.hub and tables_at(folder, tables.train):
+    if (
+        source.hub
+        and not source.from_hub
+        and any(file.name.endswith(tables.suffix) for file in tables_at(folder, tables.train))
+    ):
         tests = (tables.test,) if tables.test else ()
         return _arranged(tables, read_tables(folder, columns, source.modality, train=tables.train, tests=tests))
     if source.read is None and source.built_in:
@@ -107,6 +120,8 @@ def _hub(source: Source, columns: Columns) -> Splits:
     names = [name for name in (tables.train, tables.test) if name]
     try:
         with quiet():
+            if source.from_hub:
+                return source.from_hub()
             loaded: Any = datasets.load_dataset(str(source.hub), tables.config, split=names)
     except Exception as error:  # offline, not cached, moved, gated: the hub's clients raise many kinds
         raise UserError(
@@ -135,10 +150,14 @@ def _without(rows: Rows, classes: tuple[str, ...]) -> Rows:
 
 def _without_blank(splits: Splits) -> Splits:
     parts = [rows for rows in (splits.train, splits.test) if rows is not None]
-    filled = [rows.take([i for i, text in enumerate(rows.samples) if text.strip()]) for rows in parts]
+    filled = [rows.take([i for i, text in enumerate(rows.samples) if _is_filled(text)]) for rows in parts]
     count = sum(map(len, parts)) - sum(map(len, filled))
     notes = [splits.note, f"{count} samples without text left out" if count else ""]
     return Splits(*filled, order=splits.order, note="; ".join(filter(None, notes)))
+
+
+def _is_filled(text: str | tuple[str, str]) -> bool:
+    return bool(text.strip()) if isinstance(text, str) else all(part.strip() for part in text)
 
 
 def _advice(source: Source) -> str:

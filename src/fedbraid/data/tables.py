@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from fedbraid.data.prompts import ONE_CLASS, Prompt
 from fedbraid.data.rows import Columns, Rows, Sample, Splits, concatenated
 from fedbraid.errors import UserError
 
@@ -72,6 +73,8 @@ def _splits(train: list[Path], test: list[Path], columns: Columns, modality: str
 
 def _modality(names: Sequence[str], columns: Columns, place: str) -> str:
     """What the table holds; a column that the user named himself wins over one of the default name."""
+    if columns.answer:
+        return "language"
     present = [kind for kind in ("image", "text") if getattr(columns, kind) in names]
     named = [kind for kind in present if getattr(columns, kind) != getattr(Columns(), kind)]
     if len(named or present) == 1:
@@ -94,6 +97,8 @@ def _parsed(file: Path) -> datasets.Dataset:
         # One chunk, so that a column has one type; "NA" and "null" are words like others.
         options = {"sep": "\t" if file.suffix.lower() == ".tsv" else ",", "keep_default_na": False}
         options["chunksize"] = 1_000_000_000
+    if not file.stat().st_size:
+        raise UserError(f"{file} is empty; fill it in or take it away")
     try:
         with TemporaryDirectory() as cache, quiet():
             table: Any = datasets.load_dataset(
@@ -104,6 +109,7 @@ def _parsed(file: Path) -> datasets.Dataset:
                 keep_in_memory=True,
                 **options,
             )
+        table.data.table.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
     except Exception as error:  # whatever a damaged file makes the parsers raise
         raise UserError(f"{file} cannot be read as {kind} with rows: {error.__cause__ or error}") from error
     return table
@@ -132,6 +138,8 @@ def rows_of(table: datasets.Dataset, columns: Columns, modality: str, place: str
     """The rows of a table, checked cell by cell, images when they are decoded; their paths are relative to `root`."""
     import datasets
 
+    if modality == "language":
+        return _prompt_rows(table, columns, place)
     sample = columns.image if modality == "image" else columns.text
     _require(table, place, {f"data.{modality}_column": sample, "data.label_column": columns.label})
     if columns.client != Columns().client:
@@ -146,7 +154,10 @@ def rows_of(table: datasets.Dataset, columns: Columns, modality: str, place: str
     if modality == "image":
         samples = tuple(partial(_image, column, number, at, root) for number, at in enumerate(places))
     else:
-        samples = tuple(_text(cell, at, columns.blank) for cell, at in zip(column.to_pylist(), places, strict=True))
+        samples = _texts(column, places, columns.blank)
+    if columns.pair and modality == "text":
+        _require(table, place, {"data.pair_column": columns.pair})
+        samples = tuple(zip(samples, _texts(table.data.column(columns.pair), places, columns.blank), strict=True))
     return Rows(
         samples=samples,
         labels=tuple(_label(cell, at, names) for cell, at in zip(cells[columns.label], places, strict=True)),
@@ -155,13 +166,50 @@ def rows_of(table: datasets.Dataset, columns: Columns, modality: str, place: str
     )
 
 
+def _prompt_rows(table: datasets.Dataset, columns: Columns, place: str) -> Rows:
+    """Prompts with their answers; all are of one class where no column tells classes."""
+    _require(table, place, {"data.prompt_column": columns.text, "data.answer_column": columns.answer})
+    beside = {"data.category_column": columns.label, "data.client_column": columns.client}
+    _require(table, place, {key: name for key, name in beside.items() if name not in (Columns.label, Columns.client)})
+    places = tuple(f"{place}, row {number}" for number in range(1, len(table) + 1))
+    cells = {name: table.data.column(name).to_pylist() for name in table.column_names}
+    prompts = [
+        Prompt(_text(text, at, columns.blank), _answers(answer, at))
+        for text, answer, at in zip(cells[columns.text], cells[columns.answer], places, strict=True)
+    ]
+    names = declared_classes(table, columns)
+    labels, clients = cells.get(columns.label), cells.get(columns.client)
+    return Rows(
+        samples=tuple(prompts),
+        labels=tuple(
+            _label(cell, at, names) for cell, at in zip(labels or [ONE_CLASS] * len(table), places, strict=True)
+        ),
+        places=places,
+        clients=tuple(_name(c, at, "client") for c, at in zip(clients, places, strict=True)) if clients else None,
+    )
+
+
+def _answers(cell: object, place: str) -> tuple[str, ...]:
+    """The answers of a cell, which holds one of them or a list."""
+    answers = [answer for answer in (cell if isinstance(cell, list) else [cell]) if answer is not None]
+    if not answers or not all(str(answer).strip() for answer in answers):
+        raise UserError(f"{place}: an answer is empty; fill it in or take the row out")
+    return tuple(_text(answer, place, blank=False) for answer in answers)
+
+
 def _require(table: datasets.Dataset, place: str, columns: Mapping[str, str]) -> None:
     for option, name in columns.items():
         if name not in table.column_names:
             raise UserError(f"{place} has no column {name!r}, its columns are {table.column_names}; set {option}")
 
 
+def _texts(column: pyarrow.ChunkedArray, places: Sequence[str], blank: bool) -> tuple[str, ...]:
+    return tuple(_text(cell, at, blank) for cell, at in zip(column.to_pylist(), places, strict=True))
+
+
 def _text(cell: object, place: str, blank: bool) -> str:
+    if isinstance(cell, (list, dict)):
+        raise UserError(f"{place}: {str(cell)[:40]!r} is a {type(cell).__name__} and no text; write it as text")
     text = "" if cell is None else str(cell)
     if not text.strip() and not blank:
         raise UserError(f"{place}: the text is empty; fill it in or take the row out")

@@ -1,7 +1,8 @@
 """What a client measures on its data: Gram matrices of layer inputs, counts of right answers.
 
 A Gram is accumulated in fp64 in the form that is needed and no larger: a diagonal as a sum of squares, a projected Gram
-`sum (A x)(A x)^T` from r-vectors, a full one only where it is asked for.
+`sum (A x)(A x)^T` from r-vectors, a full one only where it is asked for. What is measured of a value is the Gram of the
+answers that it is a factor of, whatever part of a layer it is (see `merges.regmean`).
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ FEATURES = "features"
 class GramOf:
     """One Gram to measure: of `layer`'s inputs, named for the value `key` that it will merge.
 
-    `projection` (r x d_in) asks for the Gram of the projected inputs. `form` is how it travels; `off_diagonal` scales
-    what is not on the diagonal; `ones` appends a constant input, so that a bias is merged with its weight, and
-    `ones="apart"` keeps the constant uncorrelated with the inputs, so that the bias is averaged.
+    `projection` (r x d_in) asks for the Gram of the projected inputs; several matrices project in turn. `form` is how
+    it travels; `off_diagonal` scales what is not on the diagonal; `entrywise` multiplies the Gram, or its diagonal,
+    entry by entry. `ones` appends a constant input, so that a bias is merged with its weight, and `ones="apart"` keeps
+    the constant uncorrelated with the inputs, so that the bias is averaged.
     """
 
     key: str
     layer: str
     form: Literal["diagonal", "low_rank", "full"] = "full"
-    projection: Tensor | None = None
+    projection: Tensor | tuple[Tensor, ...] = ()
     rank: int = 8
     off_diagonal: float = 1.0
     ones: Literal["no", "joined", "apart"] = "no"
+    entrywise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ def _passes(model: Model, data: Data, round: Round, passes: Passes) -> Iterator[
 def _contribution(gram: GramOf, x: Tensor) -> Tensor:
     """The part of one batch: (d,) for a diagonal, (d, d) otherwise, in fp64 on the model's device."""
     x = x.double()
-    if gram.projection is not None:
-        x = x @ gram.projection.to(x.device, torch.float64).T
+    for matrix in (gram.projection,) if isinstance(gram.projection, Tensor) else gram.projection:
+        x = x @ matrix.to(x.device, torch.float64).T
     if gram.ones != "no":
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
     return x.square().sum(0) if gram.form == "diagonal" else x.T @ x
@@ -102,6 +105,8 @@ def _contribution(gram: GramOf, x: Tensor) -> Tensor:
 
 def _travelling(gram: GramOf, total: Tensor) -> Mapping[str, Tensor]:
     total = total.cpu()
+    if gram.entrywise is not None:
+        total = total * gram.entrywise.cpu().double()
     if gram.form == "diagonal":
         return {f"diagonal/{gram.key}": total}
     if gram.ones == "apart":

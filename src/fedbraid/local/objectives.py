@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import Batch, Data, Model, Round
+from fedbraid.models.language import next_tokens
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,33 @@ def cross_entropy(step: Step) -> Tensor:
     """Cross-entropy over the classes of the current task, so that absent classes are not pushed down."""
     classes = step.round.task.classes
     return F.cross_entropy(step.logits[:, classes.start : classes.stop], step.batch.labels - classes.start)
+
+
+def squared_error(step: Step) -> Tensor:
+    """The mean squared distance of the head's one output from the number that is to be told."""
+    return F.mse_loss(step.logits[:, 0], targets(step.batch).to(step.logits.dtype))
+
+
+def targets(batch: Batch) -> Tensor:
+    """The true numbers of a batch; `ValueError` where it has classes alone."""
+    if batch.targets is None:
+        raise ValueError("the batch has no targets: its data set is one of classes")
+    return batch.targets
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Cross-entropy of the answers' tokens, the mean over the batch's; `smoothing` goes to the vocabulary evenly."""
+
+    smoothing: float = 0.0
+
+    def __call__(self, step: Step) -> Tensor:
+        right = next_tokens(step.batch.inputs)
+        return F.cross_entropy(step.logits.float(), right, label_smoothing=self.smoothing)
+
+
+next_token = NextToken()
+"""What language models are trained on."""
 
 
 def adapter_penalty(step: Step) -> Tensor:

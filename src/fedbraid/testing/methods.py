@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from fedbraid.core import Event, Method, Model, Phase, Round, State
 from fedbraid.engine import Start, run, schedule
 from fedbraid.local.training import Training
 from fedbraid.methods import Options, Setting, make
-from fedbraid.models import AdaptedModel, Adapter
+from fedbraid.models import AdaptedModel, Adapter, LanguageModel
 from fedbraid.runtimes.inprocess import InProcess
-from fedbraid.testing.worlds import World, image_world, random_bert, text_world
+from fedbraid.testing.language import random_llama
+from fedbraid.testing.worlds import World, image_world, language_world, random_bert, text_world
 
 PLAN = Training(epochs=1, batch_size=16, lr=1e-3, augment=False)
 
@@ -39,15 +40,26 @@ def check_method(options: Options, *, adapter: str = "", rounds: int = 2) -> Non
     adapted = options.adapter(Adapter(adapter or about.adapters[0], rank=2, blocks="0-1"))  # type: ignore[arg-type]
     setting = Setting(adapted, PLAN, rounds)
     with TemporaryDirectory() as folder:
-        bert = random_bert(Path(folder))
         for modality in about.modalities:
-            build = image_world if modality == "image" else partial(text_world, bert)
+            if modality == "language" and setting.adapter.kind == "none":
+                continue  # a language model without an adapter has nothing to train
+            build = _world_of(modality, Path(folder) / modality)
             world = build(joined=about.centralised)
+            placed = replace(setting, **world.learned)
             if about.centralised:
-                setting = replace(setting, test_offsets=(0, 1, world.stream.offsets[-1]))
-            _check_in(world, make(options, setting), setting.adapter)
+                placed = replace(placed, test_offsets=(0, 1, world.stream.offsets[-1]))
+            _check_in(world, make(options, placed), placed.adapter)
             if not about.centralised:
-                _check_values(_Run(build(without_task=1), make(options, setting), setting.adapter).events())
+                _check_values(_Run(build(without_task=1), make(options, placed), placed.adapter).events())
+
+
+def _world_of(modality: str, folder: Path) -> Callable[..., World]:
+    """What builds the world of a modality, for a model in the folder."""
+    if modality == "image":
+        return image_world
+    if modality == "language":
+        return partial(language_world, random_llama(folder))
+    return partial(text_world, random_bert(folder))
 
 
 def _check_in(world: World, method: Method, adapter: Adapter) -> None:
@@ -87,7 +99,7 @@ class _Run:
     adapter: Adapter
 
     def __post_init__(self) -> None:
-        self.model: AdaptedModel = self.world.model(self.adapter)
+        self.model: AdaptedModel | LanguageModel = self.world.model(self.adapter)
         self.stops: list[tuple[Start, str, dict[str, Tensor]]] = []
 
     def events(self, *, after: tuple[Start, str, dict[str, Tensor]] | None = None) -> list[Event]:

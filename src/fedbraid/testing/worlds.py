@@ -1,7 +1,7 @@
 """Tiny federated worlds with what goes wrong in large ones: unequal tasks, missing classes, clients that sit out.
 
-Three tasks of 3, 2 and 5 classes (digits), or 2, 1 and 3 (sentences), and three clients: `a` never sees class 1, `b`
-has samples of the first task alone, `c` has the rest.
+Three tasks of 3, 2 and 5 classes (digits), or 2, 1 and 3 (sentences, prompts), and three clients: `a` never sees class
+1, `b` has samples of the first task alone, `c` has the rest.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedbraid.core import Task
 from fedbraid.data import Dataset, Partition, Party, Stream, Table, load, make_clients, make_stream
-from fedbraid.models import AdaptedModel, Adapter, load_backbone
+from fedbraid.local.generation import Written
+from fedbraid.local.objectives import next_token
+from fedbraid.models import AdaptedModel, Adapter, LanguageModel, load_backbone, load_causal
 from fedbraid.models.torchvision import make_torchvision_importable
+from fedbraid.testing.language import prompts
+from fedbraid.testing.words import WORDS, sentence
 
-TELLING = ("cat", "dog", "mat", "tree", "big", "small", "red", "home", "sat", "ran", "on", "under")
-"""Two words a class, by which a sentence can be told."""
-WORDS = (*TELLING, "the", "a", "and", "then", "fast")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -38,9 +40,20 @@ class World:
     def tasks(self) -> tuple[Task, ...]:
         return self.stream.tasks
 
-    def model(self, adapter: Adapter) -> AdaptedModel:
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What clients train on and what is counted, where it is not that of classes: parts of a `Setting`."""
+        return {"objective": next_token, "exam": Written(max_new_tokens=4)} if self._writes else {}
+
+    def model(self, adapter: Adapter) -> AdaptedModel | LanguageModel:
         """A fresh model of this world."""
+        if self._writes:
+            return LanguageModel(load_causal(self.backbone), adapter)
         return AdaptedModel(load_backbone(self.backbone), adapter)
+
+    @property
+    def _writes(self) -> bool:
+        return self.dataset.modality == "language"
 
 
 def image_world(*, joined: bool = False, without_task: int | None = None) -> World:
@@ -51,6 +64,11 @@ def image_world(*, joined: bool = False, without_task: int | None = None) -> Wor
 def text_world(folder: Path, *, joined: bool = False, without_task: int | None = None) -> World:
     """Sentences, for the BERT that `random_bert` wrote to the folder."""
     return _world(_sentences(), (2, 1, 3), str(folder), joined, without_task)
+
+
+def language_world(folder: Path, *, joined: bool = False, without_task: int | None = None) -> World:
+    """Prompts with answers, for the Llama that `random_llama` wrote to the folder."""
+    return _world(prompts(), (2, 1, 3), str(folder), joined, without_task)
 
 
 def random_bert(folder: Path) -> Path:
@@ -96,7 +114,8 @@ def _world(dataset: Dataset, sizes: Sequence[int], backbone: str, joined: bool, 
     held = [i for i, label in enumerate(labels) if label not in absent]
     shares = {"a": held} if joined else _shares(held, labels, sizes[0])
     partition = Partition("own", dataset.fingerprint, len(dataset.train), {k: tuple(v) for k, v in shares.items()})
-    clients, evaluators = make_clients(dataset, stream, partition, load_backbone(backbone).input)
+    reads = load_causal(backbone).input if dataset.modality == "language" else load_backbone(backbone).input
+    clients, evaluators = make_clients(dataset, stream, partition, reads)
     return World(dataset, stream, clients, evaluators, backbone)
 
 
@@ -112,14 +131,8 @@ def _sentences() -> Dataset:
     tables: list[Table] = []
     for count in (8, 3):
         labels = torch.arange(6).repeat_interleave(count)
-        texts = [_sentence(label, draws) for label in labels.tolist()]
+        texts = [sentence(label, draws) for label in labels.tolist()]
         tables.append(Table(labels, texts=tuple(texts)))
     fingerprint = hashlib.sha256(repr([table.texts for table in tables]).encode()).hexdigest()
     train, test = tables
     return Dataset("sentences", "text", tuple(f"class {c}" for c in range(6)), train, test, fingerprint)
-
-
-def _sentence(label: int, draws: torch.Generator) -> str:
-    length = int(torch.randint(2, 9, (1,), generator=draws))
-    others = [WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=draws).tolist()]
-    return " ".join([TELLING[2 * label], *others, TELLING[2 * label + 1]])

@@ -1,0 +1,86 @@
+"""The data sets of prompts with answers that are known by name."""
+
+from __future__ import annotations
+
+from fedbraid.data.layouts.commonsense import commonsense, commonsense_hub
+from fedbraid.data.layouts.e2e import e2e, e2e_hub
+from fedbraid.data.layouts.mathematics import gsm8k, gsm8k_hub, math, math_hub, metamath, metamath_hub
+from fedbraid.data.sources import Source
+
+PROMPTS = (
+    Source(
+        name="e2e",
+        modality="language",
+        classes=1,
+        tasks=1,
+        read=e2e,
+        layout="trainset.csv (or devset.csv alone) and testset_w_refs.csv, with mr and ref",
+        page="https://github.com/tuetschek/e2e-dataset",
+        hub="tuetschek/e2e_nlg",
+        from_hub=e2e_hub,
+        template="bars",
+        scores=("bleu", "nist", "meteor", "rouge_l", "cider"),
+        licence="CC BY-SA 4.0",
+        origin="Novikova et al. 2017, The E2E dataset; tested by meaning, with all of its references",
+    ),
+    Source(
+        name="gsm8k",
+        modality="language",
+        classes=1,
+        tasks=1,
+        read=gsm8k,
+        layout="train.jsonl and test.jsonl, with question and answer",
+        page="https://github.com/openai/grade-school-math",
+        hub="openai/gsm8k",
+        from_hub=gsm8k_hub,
+        template="alpaca",
+        match="final",
+        licence="MIT",
+        origin="Cobbe et al. 2021, Training verifiers to solve math word problems",
+    ),
+    Source(
+        name="math",
+        modality="language",
+        classes=7,
+        tasks=1,
+        read=math,
+        layout="MATH/ with train/<subject>/<number>.json and test/, with problem, solution and type",
+        page="https://github.com/hendrycks/math",
+        hub="EleutherAI/hendrycks_math",
+        from_hub=math_hub,
+        template="alpaca",
+        match="final",
+        licence="MIT",
+        origin="Hendrycks et al. 2021, Measuring mathematical problem solving with the MATH dataset",
+    ),
+    Source(
+        name="metamathqa",
+        modality="language",
+        classes=2,
+        tasks=1,
+        read=metamath,
+        layout="MetaMathQA-395K.json beside gsm8k/test.jsonl of GSM8K, MATH/test/ of MATH, or both",
+        page="https://github.com/meta-math/MetaMath",
+        hub="meta-math/MetaMathQA",
+        from_hub=metamath_hub,
+        template="alpaca",
+        match="final",
+        licence="MIT",
+        origin="Yu et al. 2024, MetaMath; of GSM8K and of MATH, and tested on these two",
+    ),
+    Source(
+        name="commonsense170k",
+        modality="language",
+        classes=8,
+        tasks=1,
+        read=commonsense,
+        layout="commonsense_170k.json (or <test>/train.json) and <test>/test.json of the eight tests",
+        page="https://github.com/AGI-Edgerunners/LLM-Adapters",
+        hub="zwhe99/commonsense_170k",
+        from_hub=commonsense_hub,
+        template="alpaca",
+        match="option",
+        licence="see its page",
+        origin="Hu et al. 2023, LLM-Adapters; eight tests as categories; on the hub without its tests",
+    ),
+)
