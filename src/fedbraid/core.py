@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch import Tensor
 from fedbraid.algebra import Statistic, Tensors
 
 ClientId = str
+Text: TypeAlias = "str | tuple[str, str]"
+"""A text, or a pair of texts that is judged as one."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,15 @@ class State:
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs by argument name, first dimension the sample; labels are classes of the stream."""
+    """Model inputs by argument name, first dimension the sample; labels are classes of the stream.
+
+    Where a number is to be told, `targets` holds it; where a text is to be written, `answers` are the right ones.
+    """
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
+    targets: Tensor | None = None
+    answers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,36 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class TextInput:
-    """What a text backbone reads: `tokenize` turns texts into equally long rows, padded on the right."""
+    """What a text backbone reads: `tokenize` turns texts or pairs into equally long rows, padded on the right."""
 
-    tokenize: Callable[[Sequence[str]], Mapping[str, Tensor]]
+    tokenize: Callable[[Sequence[Text]], Mapping[str, Tensor]]
     mask: str = "attention_mask"
+
+
+IGNORED = -100
+"""The label of a token that is not learned."""
+
+
+@dataclass(frozen=True)
+class PromptInput:
+    """What a language model reads: token rows of at most `length`, each a prompt and the answer that follows it.
+
+    Its inputs are `input_ids`, `attention_mask` and `labels`, which are `IGNORED` outside of answers.
+    `encode(prompts, answers, chat)` gives both as lists of tokens, the answer's with the token that ends it; with
+    `chat` in the model's own chat format. `padding` fills rows up, `start` opens a row where there is such a token.
+    """
+
+    encode: Callable[[Sequence[str], Sequence[str], bool], Sequence[tuple[list[int], list[int]]]]
+    length: int
+    padding: int
+    start: int | None = None
+
+    def cut(self, prompt: Sequence[int], room: int) -> list[int]:
+        """The end of a prompt that fits into `room` tokens, after the token that opens it; all of it where it fits."""
+        if len(prompt) <= room:
+            return list(prompt)
+        kept = [prompt[0]] if prompt[0] == self.start else []
+        return [*kept, *prompt[len(prompt) - room + len(kept) :]]
 
 
 class Data(Protocol):
@@ -152,7 +185,7 @@ class Model(Protocol):
     @property
     def device(self) -> torch.device: ...
     @property
-    def input(self) -> ImageInput | TextInput:
+    def input(self) -> ImageInput | TextInput | PromptInput:
         """What the backbone reads."""
         ...
 
@@ -168,6 +201,10 @@ class Model(Protocol):
 
     def fresh(self, generator: torch.Generator) -> Tensors:
         """First values of what the adapter tunes."""
+        ...
+
+    def fresh_head(self, task: Task, generator: torch.Generator) -> Tensors:
+        """First values of what predicts the task's classes, `head/<task>`; nothing for a model that writes text."""
         ...
 
     def load(self, tensors: Tensors) -> None:
@@ -230,6 +267,14 @@ class Phase(Protocol):
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors: ...
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic: ...
+    def watch(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:
+        """What the server notes for the report of an update that it sees by itself; nothing under a secure sum."""
+        ...
+
+    def figures(self, total: Statistic, watched: Statistic) -> Mapping[str, Any]:
+        """Numbers for the report: of the sum, and of the sum of what was noted. Plain data."""
+        ...
+
     def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State: ...
 
 
@@ -266,6 +311,10 @@ class Outcome:
     bytes_up: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
     bytes_down: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
     seconds: float = 0.0
+    values_up: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
+    """How many numbers each client sent."""
+    watched: Statistic = field(default_factory=Statistic)
+    """The sum of what the server noted of the updates."""
 
 
 class Runtime(Protocol):
@@ -285,7 +334,9 @@ class Runtime(Protocol):
 class Event:
     """One finished round; `number` counts all rounds of the run from zero.
 
-    `test` is the outcome of the evaluation where there was one; its total holds `correct` and `total` by task.
+    `test` is the outcome of the evaluation where there was one; its total holds `correct` and `total` by task where
+    classes are told, and the sums that `evaluation.scores` reads.
+    `figures` are the phase's numbers for the report.
     """
 
     number: int
@@ -293,3 +344,4 @@ class Event:
     state: State
     outcome: Outcome
     test: Outcome | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict[str, Any])

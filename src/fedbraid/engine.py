@@ -58,4 +58,5 @@ def run(
         if wanted:
             exam = Round(round.task, EVALUATE, number, seed)
             test = runtime.sum(state.shared, exam, method.evaluate.cohort(runtime.evaluators, exam))
-        yield Event(number, round, state, outcome, test)
+        figures = phase.figures(outcome.total, outcome.watched) if outcome.reported else {}
+        yield Event(number, round, state, outcome, test, figures)

@@ -10,17 +10,19 @@ All have one shape (see `core.Phase`), so the engine and the runtimes do not tel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
-from fedbraid.algebra import Statistic, Tensors, prefix, select, without
+from fedbraid.algebra import ZERO, Statistic, Tensors, prefix, select, without
 from fedbraid.core import Client, ClientId, Data, Model, Round, State, Task
+from fedbraid.local.capacities import Capacities
 from fedbraid.local.measures import count_right
 from fedbraid.local.objectives import Objective, cross_entropy
 from fedbraid.local.training import Training, train
-from fedbraid.merges import Merge
+from fedbraid.merges import Merge, deviation
 
 Cohort = Callable[[Sequence[ClientId], Round], Sequence[ClientId]]
 Measured = Callable[[Model, Tensors, Data, Round], Tensors]
@@ -65,7 +67,7 @@ def nothing(_model: Model, _shared: Tensors, _data: Data, _round: Round) -> Tens
     return {}
 
 
-def unchanged(state: State, _sums: Tensors, _round: Round) -> State:
+def unchanged(_model: Model, state: State, _sums: Tensors, _round: Round) -> State:
     """The state as it is."""
     return state
 
@@ -92,7 +94,8 @@ class Train:
 
     `measures` are taken after training, on what was received with the trained values in place: what they return is
     for the merge, and what `sums` return adds up beside it, for `absorb`. With `relative` what is sent and merged is
-    the change of a value. `teacher` gives the weights of a model whose logits the objectives see.
+    the change of a value. `teacher` gives the weights of a model whose logits the objectives see. `capacities` says
+    which part of a low-rank adapter a client trains.
     """
 
     rounds: int
@@ -103,9 +106,10 @@ class Train:
     objectives: Sequence[Objective] = (cross_entropy,)
     measures: Measured = nothing
     sums: Measured = nothing
-    absorb: Callable[[State, Tensors, Round], State] = unchanged
+    absorb: Callable[[Model, State, Tensors, Round], State] = unchanged
     teacher: Callable[[Tensors, Round], Tensors | None] = no_teacher
     relative: bool = False
+    capacities: Capacities = field(default_factory=Capacities)
     cohort: Cohort = everyone
     data: Callable[[Client, Task], Data] = train_samples
     tasks: Callable[[Task], bool] = every_task
@@ -114,7 +118,7 @@ class Train:
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         trained = train(
             model,
-            self.weights(shared, round),
+            self.capacities.receive(self.weights(shared, round), data.client),
             self.kinds(round),
             data,
             round,
@@ -123,6 +127,7 @@ class Train:
             objectives=self.objectives,
             teacher=self.teacher(shared, round),
         )
+        trained = self.capacities.send(trained, data.client)
         values = without(trained, "metric")
         held = {**shared, **values}
         update = {"count": torch.tensor(float(len(data)), dtype=torch.float64), **trained}
@@ -132,22 +137,35 @@ class Train:
 
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
         beside = {key: value for key, value in update.items() if key.startswith(("metric/", f"{BESIDE}/"))}
-        return self.merge.lift(without(update, "metric", BESIDE)) + Statistic(beside)
+        whole = self.capacities.whole(shared, without(update, "metric", BESIDE))
+        return self.merge.lift(whole) + Statistic(beside)
 
-    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:  # noqa: ARG002
+    def watch(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
+        factors = {key: value for key, value in update.items() if key == "count" or key.startswith("lora_")}
+        whole = self.capacities.whole(shared, factors)
+        if self.relative:
+            whole |= {key: shared[key] + change for key, change in whole.items() if key != "count"}
+        return deviation.lift(whole)
+
+    def figures(self, total: Statistic, watched: Statistic) -> Mapping[str, Any]:
+        samples = total["metric/samples"]
+        by_layer = deviation.solve(watched, self.capacities.scale)
+        return {"loss": (total["metric/loss"] / samples).item(), "deviation": by_layer}
+
+    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:
         merged = self.merge.solve(total)
         if self.relative:
             merged = {key: state.shared[key].double() + change for key, change in merged.items()}
         values = {key: value.float() for key, value in merged.items()}
-        return self.absorb(State({**state.shared, **values}, state.server), select(total, BESIDE), round)
+        return self.absorb(model, State({**state.shared, **values}, state.server), select(total, BESIDE), round)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Clients measure on what they received; `absorb` puts the sum into the state."""
+    """Clients measure on what they received; `absorb` puts the sum into the state, which stays as it is without."""
 
     statistic: Measured
-    absorb: Callable[[Model, State, Statistic, Round], State]
+    absorb: Callable[[Model, State, Statistic, Round], State] = unchanged
     lifted: Callable[[Tensors], Statistic] = Statistic
     rounds: int = 1
     cohort: Cohort = everyone
@@ -160,6 +178,12 @@ class Measure:
 
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
         return self.lifted(update)
+
+    def watch(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
+        return ZERO
+
+    def figures(self, total: Statistic, watched: Statistic) -> Mapping[str, Any]:  # noqa: ARG002
+        return {}
 
     def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:
         return self.absorb(model, state, total, round)
@@ -174,13 +198,18 @@ def serve(step: Callable[[Model, State, Round], State], *, tasks: Callable[[Task
     return Measure(nothing, absorb, cohort=nobody, tasks=tasks, evaluated=False)
 
 
-def evaluate(weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None) -> Measure:
-    """Right answers on test samples, by group of classes: the given offsets, or the tasks seen so far."""
+class Exam(Protocol):
+    """What is counted on test samples, as sums; where classes are told, `correct` and `total` by group are among it."""
+
+    def __call__(self, model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int]) -> Tensors: ...
+
+
+def evaluate(
+    weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None, exam: Exam = count_right
+) -> Measure:
+    """The exam on test samples, by group of classes: the given offsets, or the tasks seen so far."""
 
     def count(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
-        return count_right(model, weights(shared), data, offsets=offsets or round.task.offsets)
+        return exam(model, weights(shared), data, offsets=offsets or round.task.offsets)
 
-    def keep(_model: Model, state: State, _total: Statistic, _round: Round) -> State:
-        return state
-
-    return Measure(count, keep, data=test_samples, evaluated=False)
+    return Measure(count, data=test_samples, evaluated=False)

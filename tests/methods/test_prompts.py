@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedbraid.config import Config
 from fedbraid.core import Round, State, Task
 from fedbraid.errors import UserError
 from fedbraid.export import Trained, export_run
@@ -210,7 +211,7 @@ def test_blocks_that_the_backbone_lacks() -> None:
 @pytest.mark.parametrize("format", ["peft", "merged"])
 def test_prompts_are_not_exported(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, values = model_of("l2p")
-    monkeypatch.setattr("fedbraid.export.trained", lambda _folder: Trained(model, values, ("a", "b")))
+    monkeypatch.setattr("fedbraid.export.trained", lambda _folder: Trained(Config(), model, values, ("a", "b")))
     with pytest.raises(
         UserError, match="tuned prompts, which neither format can hold; use the model with 'fedbraid pred"
     ):

@@ -278,7 +278,7 @@ def test_accuracy_is_counted_with_the_predicting_weights(world: Make) -> None:
     [
         ("lorm", {}, FULL, r"does not work with adapter\.kind = 'full'; it takes lora"),
         ("lorm", {}, Adapter(rank=2, alpha=4.0), r"remove adapter\.alpha = 4"),
-        ("fedavg", {}, Adapter(kind="prompt"), "it takes full or lora or none"),
+        ("fedavg", {}, Adapter(kind="prompt"), "it takes full or lora or vera or"),
         ("lorm", {"gram_off_diagonal": 1.5}, None, "gram_off_diagonal = 1.5"),
         ("lorm", {"head_off_diagonal": -0.1}, None, "head_off_diagonal = -0.1"),
         ("lorm", {"gram_rank": 0}, None, "gram_rank = 0"),

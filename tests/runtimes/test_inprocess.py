@@ -70,6 +70,12 @@ class Squares:
         x = update["x"].double()
         return Statistic({"count": torch.tensor(len(x)), "sum": x.sum(), "squares": x.square().sum()})
 
+    def watch(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
+        return Statistic({"largest": update["x"].max()})
+
+    def figures(self, _total: Statistic, watched: Statistic) -> dict[str, float]:
+        return {key: value.item() for key, value in watched.items()}
+
     def server_update(self, _model: Any, state: State, _total: Statistic, _round: Round) -> State:
         return state
 
@@ -100,6 +106,9 @@ def test_the_sum_over_clients(side: Literal["server", "client"]) -> None:
     assert outcome.reported == ("a", "b")
     assert outcome.idle == ("c",)
     assert set(outcome.bytes_up) == set(outcome.bytes_down) == {"a", "b"}
+    noted, sent = ({"largest": 10.0}, {"a": 2, "b": 1}) if side == "server" else ({}, {"a": 3, "b": 3})
+    assert {key: tensor.item() for key, tensor in outcome.watched.items()} == noted
+    assert outcome.values_up == sent
 
 
 def test_the_order_of_the_cohort_changes_no_bit() -> None:

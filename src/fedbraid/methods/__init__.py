@@ -10,12 +10,17 @@ from fedbraid.methods.coda_prompt import CODAPrompt
 from fedbraid.methods.derpp import DERpp
 from fedbraid.methods.dualprompt import DualPrompt
 from fedbraid.methods.ewc import EWC
+from fedbraid.methods.fed_sb import FedSB
+from fedbraid.methods.fed_talora import FedTaLoRA
 from fedbraid.methods.fedavg import FedAvg
+from fedbraid.methods.fedex_lora import FedExLoRA
 from fedbraid.methods.fedit import FedIT
 from fedbraid.methods.fedproto import FedProto
 from fedbraid.methods.fedprox import FedProx
 from fedbraid.methods.ffa_lora import FFALoRA
 from fedbraid.methods.fisheravg import FisherAvg
+from fedbraid.methods.flexlora import FlexLoRA
+from fedbraid.methods.flora import FLoRA
 from fedbraid.methods.joint import Joint
 from fedbraid.methods.l2p import L2P
 from fedbraid.methods.lorm import LoRM
@@ -23,6 +28,7 @@ from fedbraid.methods.lwf import LwF
 from fedbraid.methods.pilora import PILoRA
 from fedbraid.methods.ranpac_fed import RanPACFed
 from fedbraid.methods.regmean import RegMean
+from fedbraid.methods.rolora import RoLoRA
 from fedbraid.methods.stsa import STSA
 from fedbraid.methods.target import TARGET
 from fedbraid.methods.ties import Ties
@@ -34,6 +40,12 @@ METHODS: Mapping[str, type[Options]] = {
     "fedprox": FedProx,
     "fedit": FedIT,
     "ffa_lora": FFALoRA,
+    "rolora": RoLoRA,
+    "flora": FLoRA,
+    "flexlora": FlexLoRA,
+    "fedex_lora": FedExLoRA,
+    "fed_talora": FedTaLoRA,
+    "fed_sb": FedSB,
     "ties": Ties,
     "fisheravg": FisherAvg,
     "regmean": RegMean,

@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.methods.base import About, Options, Setting
-from fedbraid.methods.ridge import RIDGES, ridge_phases, solved
+from fedbraid.methods.base import About, Setting
+from fedbraid.methods.ridge import RidgeOptions
 
 
 @dataclass(frozen=True)
-class AFL(Options):
-    """The options of AFL."""
-
-    ridges: tuple[float, ...] = RIDGES
-    """Candidates of the ridge, relative to the mean diagonal entry of the Gram; one alone is taken as it is."""
-    held_out: float = 0.1
-    """The share of samples on which the ridge is chosen."""
+class AFL(RidgeOptions):
+    """The options of AFL are those of the ridge."""
 
     about: ClassVar[About] = About(
         name="afl",
@@ -40,5 +35,4 @@ class AFL(Options):
 
     def build(self, setting: Setting) -> Method:
         """`UserError` for options out of range."""
-        phases = ridge_phases(setting, size=0, ridges=self.ridges, held_out=self.held_out)
-        return solved(self.about.name, setting, phases)
+        return self.solved(setting, size=0)

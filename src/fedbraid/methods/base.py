@@ -6,19 +6,21 @@ is, and `build` turns options into a `core.Method`. What many methods do alike s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import Method, Model, Round, State
+from fedbraid.core import ClientId, Method, Model, Round, State
 from fedbraid.errors import UserError
+from fedbraid.local.capacities import Capacities
+from fedbraid.local.measures import count_right
+from fedbraid.local.objectives import Objective, cross_entropy
 from fedbraid.local.training import Training
 from fedbraid.models.adapters import Adapter
-from fedbraid.models.heads import fresh_head
-from fedbraid.phases import Cohort, everyone
+from fedbraid.phases import Cohort, Exam, Measure, evaluate, everyone
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,18 @@ class About:
     adapters: tuple[str, ...]
     """The kinds of adapter it works with, its default first."""
     modalities: tuple[str, ...] = ("image", "text")
+    numbers: bool = False
+    """Whether clients may learn numbers in place of classes."""
+    mixed_ranks: bool = False
+    """Whether its clients may train low-rank factors of different ranks and scales."""
     sums: bool = True
     """Whether everything it sends adds up, so that a secure sum can compute it."""
     centralised: bool = False
     """Whether it trains on all data in one place, as an upper bound."""
+    exact: bool = False
+    """Whether the merged low-rank update is the mean of the clients' updates, also where both factors are trained."""
+    own_merge: bool = False
+    """Whether low-rank factors are merged by a rule that loses something else than plain means do."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +57,44 @@ class Setting:
     training: Training
     rounds: int
     cohort: Cohort = everyone
+    ranks: Mapping[ClientId, int] = field(default_factory=dict[ClientId, int])
+    """The rank of clients that train a smaller low-rank adapter than the others."""
+    alphas: Mapping[ClientId, float] = field(default_factory=dict[ClientId, float])
+    """LoRA's alpha of clients that have their own; their scale is alpha / rank."""
     test_offsets: Sequence[int] | None = field(default=None)
     """The groups of classes to report accuracy by; the tasks seen so far where nothing is given."""
+    objective: Objective = cross_entropy
+    """What clients train on."""
+    exam: Exam = count_right
+    """What is counted on test samples."""
+
+    @property
+    def capacities(self) -> Capacities:
+        """Which part of a low-rank adapter each client trains, and at which scale."""
+        own = {client: self.adapter.at_rank(rank).scale for client, rank in self.ranks.items()}
+        own |= {client: alpha / self.ranks.get(client, self.adapter.rank) for client, alpha in self.alphas.items()}
+        return Capacities(self.adapter.scale, self.ranks, own)
 
 
 class Options(Protocol):
     """The options of one method."""
 
     about: ClassVar[About]
+
+    @property
+    def exact(self) -> bool:
+        """Whether these options aggregate low-rank updates exactly (see `About.exact`)."""
+        return self.about.exact
+
+    @property
+    def own_merge(self) -> bool:
+        """Whether these options merge low-rank factors by a rule of their own (see `About.own_merge`)."""
+        return self.about.own_merge
+
+    @property
+    def without_residual(self) -> Options | None:
+        """The same method without the residual that makes up for averaged factors; None where there is none."""
+        return None
 
     def adapter(self, given: Adapter) -> Adapter:
         """The adapter that the method tunes, where the setting asks for `given`: the same for most methods."""
@@ -72,6 +112,11 @@ def make(options: Options, setting: Setting) -> Method:
         raise UserError(
             f"method {about.name!r} does not work with adapter.kind = {kind!r}; it takes {' or '.join(about.adapters)}"
         )
+    if (setting.ranks or setting.alphas) and not about.mixed_ranks:
+        raise UserError(
+            f"method {about.name!r} needs clients of one rank and scale; remove adapter.ranks and adapter.alphas, or "
+            "choose a method of the exact aggregation family"
+        )
     return options.build(setting)
 
 
@@ -81,6 +126,11 @@ def require(fits: bool, name: str, value: object, demand: str) -> None:
         raise UserError(f"method.{name} = {value}: {demand}")
 
 
+def examined(setting: Setting, weights: Callable[[Tensors], Tensors]) -> Measure:
+    """The setting's exam, of the model with these weights."""
+    return evaluate(weights, setting.test_offsets, setting.exam)
+
+
 def head_of(round: Round) -> str:
     """The key of the current task's head."""
     return f"head/{round.task.index}"
@@ -88,14 +138,25 @@ def head_of(round: Round) -> str:
 
 def grow(model: Model, state: State, round: Round) -> State:
     """The state with a fresh head for the task's classes, and with the adapter's first values before the first task."""
-    head = fresh_head(len(round.task.classes), model.width, round.generator("head"))
+    head = model.fresh_head(round.task, round.generator("head"))
     first = model.fresh(round.generator("adapter")) if round.task.index == 0 else {}
-    return State({**state.shared, **first, head_of(round): head}, state.server)
+    return State({**state.shared, **first, **head}, state.server)
+
+
+TUNED = {
+    "lora": ("lora_A", "lora_B"),
+    "vera": ("vera_b", "vera_d"),
+    "lora_xs": ("core_R",),
+    "ia3": ("scaling",),
+    "full": ("base",),
+    "none": (),
+    "prompt": ("prompt",),
+}
 
 
 def tuned(adapter: Adapter) -> tuple[str, ...]:
     """The kinds of values that an adapter trains."""
-    return {"lora": ("lora_A", "lora_B"), "full": ("base",), "none": (), "prompt": ("prompt",)}[adapter.kind]
+    return TUNED[adapter.kind]
 
 
 def among(tensors: Tensors, kinds: Sequence[str]) -> dict[str, Tensor]:
@@ -103,7 +164,9 @@ def among(tensors: Tensors, kinds: Sequence[str]) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key.split("/", 1)[0] in kinds}
 
 
-LOADED = ("lora_A", "lora_B", "base", "prompt", "head", "projection")
+FROZEN = ("vera", "core_A", "core_B")
+"""The kinds of values that an adapter has from the server and nobody trains."""
+LOADED = (*(kind for kinds in TUNED.values() for kind in kinds), *FROZEN, "head", "projection")
 """The kinds of values that make up a model without memory."""
 
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedbraid.algebra import Statistic, Tensors, prefix
-from fedbraid.core import KEEP, Data, Method, Model, Round, State
-from fedbraid.local.objectives import Step, cross_entropy
+from fedbraid.algebra import Tensors, prefix
+from fedbraid.core import KEEP, Data, Method, Model, Round
+from fedbraid.local.objectives import Step
 from fedbraid.methods.base import About, Options, Setting, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.phases import Measure
@@ -61,9 +61,9 @@ class DERpp(Options):
         train = replace(
             averaging(setting),
             kinds=lambda _round: (*kinds, "head"),
-            objectives=(cross_entropy, self._rehearse),
+            objectives=(setting.objective, self._rehearse),
         )
-        remember = Measure(self._remember, _unchanged, cohort=setting.cohort, evaluated=False)
+        remember = Measure(self._remember, cohort=setting.cohort, evaluated=False)
         return carried(self.about.name, setting, {"train": train, "remember": remember})
 
     def _rehearse(self, step: Step) -> Tensor:
@@ -121,7 +121,3 @@ def _answers(model: Model, weights: Tensors, data: Data) -> Tensor:
         model.train(False)
         batches = data.batches(128, device=model.device)
         return torch.cat([model.logits(model.features(batch.inputs).float()).cpu() for batch in batches])
-
-
-def _unchanged(_model: Model, state: State, _total: Statistic, _round: Round) -> State:
-    return state

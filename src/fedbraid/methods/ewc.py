@@ -23,7 +23,7 @@ import torch
 from fedbraid.algebra import Statistic, Tensors, prefix, select
 from fedbraid.core import Data, Method, Model, Round, State
 from fedbraid.local.fisher import measure_fisher
-from fedbraid.local.objectives import Quadratic, cross_entropy
+from fedbraid.local.objectives import Quadratic
 from fedbraid.methods.base import About, Options, Setting, among, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.phases import Measure
@@ -55,7 +55,7 @@ class EWC(Options):
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "must lie between 0 and 1")
         require(self.samples >= 1, "samples", self.samples, "must be at least 1")
         kinds = tuned(setting.adapter)
-        objectives = (cross_entropy, Quadratic(self.strength, anchors="anchor", weights="fisher"))
+        objectives = (setting.objective, Quadratic(self.strength, anchors="anchor", weights="fisher"))
 
         def fisher(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
             weights = model_values(shared)

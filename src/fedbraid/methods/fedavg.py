@@ -12,14 +12,15 @@ Differs from public code: means are weighted by sample counts; the head of earli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fedbraid.algebra import Tensors
 from fedbraid.core import Method, Phase
 from fedbraid.merges import Mean
-from fedbraid.methods.base import About, Options, Setting, grow, head_of, model_values, tuned
-from fedbraid.phases import Train, evaluate, serve
+from fedbraid.methods.base import About, Options, Setting, examined, grow, head_of, model_values, tuned
+from fedbraid.phases import Train, serve
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class FedAvg(Options):
         family="averaging",
         citation="McMahan et al., AISTATS 2017",
         travels="tuned values, sample count",
-        adapters=("full", "lora", "none"),
+        adapters=("full", "lora", "vera", "lora_xs", "ia3", "none"),
+        modalities=("image", "text", "language"),
+        numbers=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -48,16 +51,19 @@ def averaging(setting: Setting) -> Train:
         kinds=lambda round: (*kinds, head_of(round)),
         training=setting.training,
         merge=Mean(),
+        objectives=(setting.objective,),
         weights=lambda shared, _round: model_values(shared),
+        capacities=setting.capacities,
         cohort=setting.cohort,
     )
 
 
-def carried(name: str, setting: Setting, phases: Mapping[str, Phase]) -> Method:
+def carried(
+    name: str,
+    setting: Setting,
+    phases: Mapping[str, Phase],
+    *,
+    weights: Callable[[Tensors], Tensors] = model_values,
+) -> Method:
     """A method whose one model is carried through all tasks: its head grows, then the phases run."""
-    return Method(
-        name=name,
-        phases={"start": serve(grow), **phases},
-        evaluate=evaluate(model_values, setting.test_offsets),
-        predicting=model_values,
-    )
+    return Method(name, {"start": serve(grow), **phases}, examined(setting, weights), weights)

@@ -29,6 +29,9 @@ class FedIT(Options):
         citation="Zhang et al., ICASSP 2024",
         travels="both low-rank factors, head, sample count",
         adapters=("lora",),
+        modalities=("image", "text", "language"),
+        numbers=True,
+        mixed_ranks=True,
     )
 
     def build(self, setting: Setting) -> Method:

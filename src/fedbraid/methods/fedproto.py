@@ -20,7 +20,7 @@ from torch import Tensor
 from fedbraid.algebra import Tensors
 from fedbraid.core import Data, Method, Model, Round, State
 from fedbraid.local.moments import class_moments
-from fedbraid.local.objectives import Step, cross_entropy
+from fedbraid.local.objectives import Step
 from fedbraid.methods.base import About, Options, Setting, model_values, require
 from fedbraid.methods.fedavg import averaging, carried
 
@@ -48,7 +48,7 @@ class FedProto(Options):
         require(self.weight >= 0, "weight", self.weight, "must not be negative")
         train = replace(
             averaging(setting),
-            objectives=(cross_entropy, self._to_prototypes),
+            objectives=(setting.objective, self._to_prototypes),
             sums=_class_sums,
             absorb=_prototypes,
         )
@@ -71,7 +71,7 @@ def _class_sums(model: Model, shared: Tensors, data: Data, round: Round) -> Tens
     return class_moments(model, model_values(shared), data, round, second=False)
 
 
-def _prototypes(state: State, sums: Tensors, round: Round) -> State:
+def _prototypes(_model: Model, state: State, sums: Tensors, round: Round) -> State:
     """A class of which nobody in the cohort has samples keeps the prototype of an earlier round."""
     count, task = sums["count"], round.task.index
     means, known = (sums["first"] / count.clamp_min(1)[:, None]).float(), (count > 0).float()

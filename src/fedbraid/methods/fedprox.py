@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.local.objectives import Quadratic, cross_entropy
+from fedbraid.local.objectives import Quadratic
 from fedbraid.methods.base import About, Options, Setting, require
 from fedbraid.methods.fedavg import averaging, carried
 
@@ -34,10 +34,12 @@ class FedProx(Options):
         citation="Li et al., MLSys 2020",
         travels="tuned values, sample count",
         adapters=("full", "lora", "none"),
+        modalities=("image", "text", "language"),
+        numbers=True,
     )
 
     def build(self, setting: Setting) -> Method:
         """FedAvg with a proximal term; `UserError` for a negative `mu`."""
         require(self.mu >= 0, "mu", self.mu, "must not be negative")
-        train = replace(averaging(setting), objectives=(cross_entropy, Quadratic(self.mu)))
+        train = replace(averaging(setting), objectives=(setting.objective, Quadratic(self.mu)))
         return carried(self.about.name, setting, {"train": train})

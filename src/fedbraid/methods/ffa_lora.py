@@ -29,6 +29,10 @@ class FFALoRA(Options):
         citation="Sun et al., ICLR 2024",
         travels="low-rank factor B, head, sample count",
         adapters=("lora",),
+        modalities=("image", "text", "language"),
+        numbers=True,
+        mixed_ranks=True,
+        exact=True,
     )
 
     def build(self, setting: Setting) -> Method:

@@ -38,6 +38,7 @@ class FisherAvg(Options):
         citation="Matena and Raffel, NeurIPS 2022",
         travels="tuned values, their diagonal Fisher, sample count",
         adapters=("full", "lora", "none"),
+        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:

@@ -26,6 +26,8 @@ class Joint(Options):
         citation="the usual upper bound",
         travels="nothing: one client holds all data",
         adapters=("lora", "full", "none"),
+        modalities=("image", "text", "language"),
+        numbers=True,
         centralised=True,
     )
 

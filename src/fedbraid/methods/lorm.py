@@ -11,7 +11,8 @@ train B, then share B and train A. With G_i the Gram of client i's inputs to the
     tasks      dW* = (sum_t B_t A_t Gbar_t) (sum_t Gbar_t)^-1,   Gbar_t = sum_i G_i at the end of task t
 
 The head is merged like a layer, with the Gram of the features. Until a task is consolidated, the model is
-W0 + mean over tasks of B_t A_t; after it, W0 + dW*.
+W0 + mean over tasks of B_t A_t; after it, W0 + dW*. Other adapters are merged by the same objective: VeRA, whose two
+vectors are trained in turns, LoRA-XS and (IA)^3 (see `methods.lorm_kinds` and `merges.parts`).
 
 Travels up: one factor, its right Gram (B round: r x r), the task's head with its Gram, the sample count; at the end
 of a task the layers' Grams. Travels down: what is new. All of it are sums.
@@ -24,16 +25,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
+
+from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors, without
 from fedbraid.core import Data, Method, Model, Round, State
 from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
 from fedbraid.merges import RegMean
 from fedbraid.methods import lorm_memory as memory
-from fedbraid.methods.base import About, Options, Setting, head_of, require
+from fedbraid.methods.base import About, Options, Setting, examined, head_of, require
+from fedbraid.methods.lorm_kinds import LORA, Kind, kind_of
 from fedbraid.methods.task_memory import TASK, begin, require_unit_scale
-from fedbraid.phases import Measure, Train, evaluate, serve
+from fedbraid.phases import Measure, Train, serve
 
 
 @dataclass(frozen=True)
@@ -64,28 +69,38 @@ class LoRM(Options):
         family="closed form",
         citation="Salami et al., ICLR 2025, arXiv 2410.17961",
         travels="one low-rank factor, its right Gram, head and its Gram, sample count",
-        adapters=("lora",),
+        adapters=("lora", "vera", "lora_xs", "ia3"),
+        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:
-        """`UserError` for options out of range, or a scale other than one."""
+        """`UserError` for options out of range, or a scale of LoRA other than one."""
         self._check()
-        require_unit_scale(setting.adapter, self.about.name)
+        kind = kind_of(setting.adapter)
+        if kind is LORA:
+            require_unit_scale(setting.adapter, self.about.name)
         train = Train(
             rounds=setting.rounds,
-            kinds=lambda round: (trained_factor(round), head_of(round)),
+            kinds=lambda round: (trained_factor(round, kind.trained), head_of(round)),
             training=setting.training,
             merge=RegMean(self.ridge),
+            objectives=(setting.objective,),
             weights=_current_task,
-            measures=self._round_grams,
+            measures=partial(self._round_grams, kind),
             cohort=setting.cohort,
         )
-        consolidate = Measure(self._task_grams, self._consolidate, lifted=memory.additive, cohort=setting.cohort)
+        consolidate = Measure(
+            partial(self._task_grams, kind),
+            partial(self._consolidate, kind),
+            lifted=memory.additive,
+            cohort=setting.cohort,
+        )
+        predicting = partial(memory.predicting, kind=kind)
         return Method(
             name=self.about.name,
-            phases={"start": serve(begin), "train": train, "consolidate": consolidate},
-            evaluate=evaluate(memory.predicting, setting.test_offsets),
-            predicting=memory.predicting,
+            phases={"start": serve(partial(begin, frozen=kind.frozen)), "train": train, "consolidate": consolidate},
+            evaluate=examined(setting, predicting),
+            predicting=predicting,
         )
 
     def _check(self) -> None:
@@ -96,41 +111,42 @@ class LoRM(Options):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.ridge >= 0, "ridge", self.ridge, "must not be negative")
 
-    def _round_grams(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
-        """The right Grams of the factor that was trained, and of the head."""
-        factor = trained_factor(round)
-        wanted = [self._gram_of_head(round)] + [
-            GramOf(f"lora_B/{layer}", layer, projection=shared[f"lora_A/{layer}"])
-            if factor == "lora_B"
-            else self._gram_of_layer(layer)
-            for layer in model.layers
-        ]
-        return self._measure(model, shared, data, round, wanted)
+    def _round_grams(self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+        """The right Grams of what was trained, and of the head."""
+        trained = trained_factor(round, kind.trained)
+        wanted = [kind.round_gram(model, shared, trained, layer, self._gram_of_layer) for layer in model.layers]
+        return self._measure(kind, model, shared, data, round, [self._gram_of_head(round), *wanted])
 
-    def _task_grams(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+    def _task_grams(self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         """The Grams of all layers at the end of a task."""
-        return self._measure(model, shared, data, round, [self._gram_of_layer(layer) for layer in model.layers])
+        wanted = [kind.task_gram(model, shared, layer, self._gram_of_layer) for layer in model.layers]
+        return self._measure(kind, model, shared, data, round, wanted)
 
-    def _measure(self, model: Model, shared: Tensors, data: Data, round: Round, wanted: Sequence[GramOf]) -> Tensors:
-        weights = _current_task(shared, round) if self.gram_model == "trained" else memory.averaged(shared)
+    def _measure(
+        self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round, wanted: Sequence[GramOf]
+    ) -> Tensors:
+        weights = _current_task(shared, round) if self.gram_model == "trained" else memory.averaged(shared, kind)
         passes = Passes(self.gram_passes, self.gram_data == "augmented")
         return measure_grams(model, weights, data, round, wanted=wanted, passes=passes)
 
-    def _gram_of_layer(self, layer: str) -> GramOf:
-        key = f"lora_A/{layer}"
-        return GramOf(key, layer, self.gram, rank=self.gram_rank, off_diagonal=self.gram_off_diagonal)
+    def _gram_of_layer(
+        self, key: str, layer: str, *, projection: tuple[Tensor, ...] = (), entrywise: Tensor | None = None
+    ) -> GramOf:
+        """A Gram in the form of the options."""
+        rank, shrunk = self.gram_rank, self.gram_off_diagonal
+        return GramOf(key, layer, self.gram, projection, rank, shrunk, entrywise=entrywise)
 
     def _gram_of_head(self, round: Round) -> GramOf:
         ones = "joined" if self.head_bias == "solved" else "apart"
         return GramOf(head_of(round), FEATURES, off_diagonal=self.head_off_diagonal, ones=ones)
 
-    def _consolidate(self, _model: Model, state: State, total: Statistic, round: Round) -> State:
-        return memory.remember(state, total, round.task.index, ridge=self.ridge)
+    def _consolidate(self, kind: Kind, _model: Model, state: State, total: Statistic, round: Round) -> State:
+        return memory.remember(state, total, round.task.index, ridge=self.ridge, kind=kind)
 
 
-def trained_factor(round: Round) -> str:
-    """Round 0 of every task trains B, the next A, and so on."""
-    return "lora_B" if round.index % 2 == 0 else "lora_A"
+def trained_factor(round: Round, kinds: Sequence[str] = LORA.trained) -> str:
+    """What a round trains: in round 0 of every task the first of these kinds, then the next: B, A, B, ..."""
+    return kinds[round.index % len(kinds)]
 
 
 def _current_task(shared: Tensors, _round: Round) -> Tensors:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from fedbraid.algebra import Tensors, prefix, select
 from fedbraid.core import Method, Model, Round, State
-from fedbraid.local.objectives import Distillation, cross_entropy
+from fedbraid.local.objectives import Distillation
 from fedbraid.methods.base import About, Options, Setting, grow, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.phases import serve
@@ -50,7 +50,7 @@ class LwF(Options):
         train = replace(
             averaging(setting),
             kinds=lambda _round: (*kinds, "head"),
-            objectives=(cross_entropy, Distillation(self.weight, self.temperature)),
+            objectives=(setting.objective, Distillation(self.weight, self.temperature)),
             teacher=_teacher,
         )
         return carried(self.about.name, setting, {"start": serve(_start), "train": train})

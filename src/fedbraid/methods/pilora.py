@@ -36,10 +36,10 @@ from fedbraid.local.moments import class_moments
 from fedbraid.local.objectives import Step
 from fedbraid.merges import Mean
 from fedbraid.merges.prototypes import reweighted
-from fedbraid.methods.base import About, Options, Setting, among, head_of, require
+from fedbraid.methods.base import About, Options, Setting, among, examined, head_of, require
 from fedbraid.methods.task_memory import FACTORS, begin, finish, finished, require_unit_scale, summed
 from fedbraid.models.adapters import Adapter
-from fedbraid.phases import Measure, Train, evaluate, serve
+from fedbraid.phases import Measure, Train, serve
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PILoRA(Options):
         return Method(
             name=self.about.name,
             phases={"start": serve(_start), **(means if self.start == "means" else {}), "train": train},
-            evaluate=evaluate(self._predicting, setting.test_offsets),
+            evaluate=examined(setting, self._predicting),
             predicting=self._predicting,
         )
 
@@ -122,7 +122,7 @@ class PILoRA(Options):
                 inner = inner + (step.parameters[f"lora_A/{layer}"] @ factor.T).abs().sum()
         return self.orthogonality * inner
 
-    def _reweight(self, state: State, sums: Tensors, round: Round) -> State:
+    def _reweight(self, _model: Model, state: State, sums: Tensors, round: Round) -> State:
         """The state with the clients' prototypes as one."""
         count, first, prototypes = _gathered(sums)
         means = first / count.clamp_min(1)[..., None]

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from fedbraid.algebra import Tensors, select
 from fedbraid.core import Method, Model, Round, State
-from fedbraid.local.objectives import adapter_penalty, cross_entropy
+from fedbraid.local.objectives import adapter_penalty
 from fedbraid.methods.base import Options, Setting, head_of, require
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.models.adapters import Adapter
-from fedbraid.models.heads import fresh_head
 from fedbraid.models.prompts import Prompts
 from fedbraid.phases import Train, serve
 
@@ -35,7 +34,7 @@ def prompting(setting: Setting, kinds: Callable[[Round], Sequence[str]]) -> Trai
     return replace(
         averaging(setting),
         kinds=lambda round: (*kinds(round), head_of(round)),
-        objectives=(cross_entropy, adapter_penalty),
+        objectives=(setting.objective, adapter_penalty),
     )
 
 
@@ -43,8 +42,8 @@ def prompted(name: str, setting: Setting, train: Train, drawn: Callable[[Tensors
     """A method whose server begins every task with a fresh head and what `drawn` takes of fresh prompts."""
 
     def start(model: Model, state: State, round: Round) -> State:
-        head = fresh_head(len(round.task.classes), model.width, round.generator("head"))
+        head = model.fresh_head(round.task, round.generator("head"))
         fresh = select(model.fresh(round.generator("adapter")), "prompt")
-        return State({**state.shared, **drawn(fresh, round), head_of(round): head}, state.server)
+        return State({**state.shared, **drawn(fresh, round), **head}, state.server)
 
     return carried(name, setting, {"start": serve(start), "train": train})

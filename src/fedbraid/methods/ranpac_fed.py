@@ -15,20 +15,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.methods.base import About, Options, Setting
-from fedbraid.methods.ridge import RIDGES, ridge_phases, solved
+from fedbraid.methods.base import About, Setting
+from fedbraid.methods.ridge import RidgeOptions
 
 
 @dataclass(frozen=True)
-class RanPACFed(Options):
+class RanPACFed(RidgeOptions):
     """The options of federated RanPAC."""
 
     features: int = 2000
     """Random features; 10000 in RanPAC, whose Gram is 200 MB on the wire."""
-    ridges: tuple[float, ...] = RIDGES
-    """Candidates of the ridge, relative to the mean diagonal entry of the Gram; one alone is taken as it is."""
-    held_out: float = 0.1
-    """The share of samples on which the ridge is chosen."""
 
     about: ClassVar[About] = About(
         name="ranpac_fed",
@@ -41,5 +37,4 @@ class RanPACFed(Options):
 
     def build(self, setting: Setting) -> Method:
         """`UserError` for options out of range."""
-        phases = ridge_phases(setting, size=self.features, ridges=self.ridges, held_out=self.held_out)
-        return solved(self.about.name, setting, phases)
+        return self.solved(setting, size=self.features)

@@ -7,7 +7,8 @@ Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, ICL
 G_i is the Gram of the layer's inputs on client i's trained model, off-diagonals multiplied by `off_diagonal`. With a
 low-rank adapter the factors are the layers: A has the layer's inputs, B has the outputs of the client's own A.
 Travels up: the tuned values, the Grams, the sample count: d^2 / 2 numbers a layer, unless `gram` says otherwise.
-Differs from the public code: a ridge to the mean; triangles; the head is merged with its bias.
+Differs from the public code: a ridge to the mean; triangles; the head is merged with its bias, and with
+`bias = "solved"` every layer of a fully tuned backbone is, by the Gram of [x, 1].
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from fedbraid.algebra import Tensors
 from fedbraid.core import Data, Method, Model, Round
+from fedbraid.errors import UserError
 from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
 from fedbraid.merges import RegMean as Merge
 from fedbraid.methods.base import About, Options, Setting, head_of, model_values, require
@@ -34,6 +38,8 @@ class RegMean(Options):
     """What the off-diagonals of a Gram are multiplied by; 0.9 is the paper's default."""
     ridge: float = 1e-6
     """The ridge to the mean, relative to the mean diagonal entry of a Gram."""
+    bias: Literal["averaged", "solved"] = "averaged"
+    """Under full fine-tuning: whether a layer's bias is averaged (published), or solved with its weight."""
 
     about: ClassVar[About] = About(
         name="regmean",
@@ -42,6 +48,7 @@ class RegMean(Options):
         citation="Jin et al., ICLR 2023",
         travels="tuned values, Gram of every linear layer, sample count",
         adapters=("full", "lora", "none"),
+        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -53,9 +60,12 @@ class RegMean(Options):
 
         def grams(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
             wanted = [GramOf(head_of(round), FEATURES, off_diagonal=self.off_diagonal, ones="joined")]
-            for layer in model.layers:
+            for layer, shape in model.layers.items():
                 if kind == "full":
-                    wanted.append(self._gram(f"base/{layer}.weight", layer))
+                    _require_plain(shared[f"base/{layer}.weight"], layer, shape)
+                    solved = self.bias == "solved" and f"base/{layer}.bias" in shared
+                    name, ones = (f"base/{layer}", "joined") if solved else (f"base/{layer}.weight", "no")
+                    wanted.append(replace(self._gram(name, layer), ones=ones))
                 else:
                     first = shared[f"lora_A/{layer}"]
                     wanted.append(self._gram(f"lora_A/{layer}", layer))
@@ -67,3 +77,12 @@ class RegMean(Options):
 
     def _gram(self, key: str, layer: str) -> GramOf:
         return GramOf(key, layer, self.gram, rank=self.gram_rank, off_diagonal=self.off_diagonal)
+
+
+def _require_plain(weight: Tensor, layer: str, shape: tuple[int, int]) -> None:
+    """`UserError` for a backbone whose weights are stored transposed; square layers alone would not show it."""
+    if tuple(weight.shape) != shape:
+        raise UserError(
+            f"method 'regmean' cannot merge {layer!r}, whose weight is stored transposed (GPT-2's Conv1D), under full "
+            "fine-tuning; use adapter.kind = 'lora'"
+        )

@@ -7,7 +7,8 @@ server    adds them to those of all tasks, chooses the ridge on what is held out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,12 +17,27 @@ from fedbraid.core import Data, Method, Model, Phase, Round, State
 from fedbraid.linalg import from_triangle
 from fedbraid.local.moments import ridge_moments
 from fedbraid.merges.ridge import Moments, choose_ridge, ridge_head
-from fedbraid.methods.base import Setting, model_values, require
+from fedbraid.methods.base import Options, Setting, examined, model_values, require
 from fedbraid.models.random_features import projection
-from fedbraid.phases import Measure, evaluate, first_task, serve
+from fedbraid.phases import Measure, first_task, serve
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates, relative to the mean diagonal entry of the Gram. Below them the rounding of the wire would count."""
+
+
+@dataclass(frozen=True)
+class RidgeOptions(Options):
+    """The options of every ridge method."""
+
+    ridges: tuple[float, ...] = RIDGES
+    """Candidates of the ridge, relative to the mean diagonal entry of the Gram; one alone is taken as it is."""
+    held_out: float = 0.1
+    """The share of samples on which the ridge is chosen."""
+
+    def solved(self, setting: Setting, *, size: int, before: Mapping[str, Phase] | None = None) -> Method:
+        """A round a task on `size` random features, after the phases `before`; it predicts with what is shared."""
+        phases = ridge_phases(setting, size=size, ridges=self.ridges, held_out=self.held_out)
+        return Method(self.about.name, {**(before or {}), **phases}, examined(setting, model_values), model_values)
 
 
 def ridge_phases(setting: Setting, *, size: int, ridges: Sequence[float], held_out: float) -> dict[str, Phase]:
@@ -51,11 +67,6 @@ def ridge_phases(setting: Setting, *, size: int, ridges: Sequence[float], held_o
 
     drawn = {"project": serve(project, tasks=first_task)} if size else {}
     return {**drawn, "ridge": Measure(moments, solve, cohort=setting.cohort)}
-
-
-def solved(name: str, setting: Setting, phases: dict[str, Phase]) -> Method:
-    """The method of these phases, which predicts with what is shared."""
-    return Method(name, phases, evaluate(model_values, setting.test_offsets), model_values)
 
 
 def _added(server: Tensors, total: Tensors) -> dict[str, Tensor]:

@@ -16,22 +16,18 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.methods.base import About, Options, Setting, grow
+from fedbraid.methods.base import About, Setting, grow
 from fedbraid.methods.fedavg import averaging
-from fedbraid.methods.ridge import RIDGES, ridge_phases, solved
+from fedbraid.methods.ridge import RidgeOptions
 from fedbraid.phases import first_task, serve
 
 
 @dataclass(frozen=True)
-class STSA(Options):
+class STSA(RidgeOptions):
     """The options of STSA."""
 
     features: int = 2000
     """Random features; 0 takes the features as they are."""
-    ridges: tuple[float, ...] = RIDGES
-    """Candidates of the ridge, relative to the mean diagonal entry of the Gram; one alone is taken as it is."""
-    held_out: float = 0.1
-    """The share of samples on which the ridge is chosen."""
 
     about: ClassVar[About] = About(
         name="stsa",
@@ -48,5 +44,4 @@ class STSA(Options):
             "start": serve(grow, tasks=first_task),
             "train": replace(averaging(setting), tasks=first_task),
         }
-        sums = ridge_phases(setting, size=self.features, ridges=self.ridges, held_out=self.held_out)
-        return solved(self.about.name, setting, adapt | sums)
+        return self.solved(setting, size=self.features, before=adapt)

@@ -26,7 +26,7 @@ from torch import Tensor
 from fedbraid.algebra import prefix, select
 from fedbraid.core import ImageInput, Method, Model, Round, State
 from fedbraid.errors import UserError
-from fedbraid.local.objectives import Step, cross_entropy, softened_kl
+from fedbraid.local.objectives import Step, softened_kl
 from fedbraid.methods.base import About, Options, Setting, grow, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.methods.target_synthesis import Synthesis, answers, inputs, synthesise
@@ -89,7 +89,7 @@ class TARGET(Options):
         train = replace(
             averaging(setting),
             kinds=lambda _round: (*kinds, "head"),
-            objectives=(cross_entropy, self._rehearse),
+            objectives=(setting.objective, self._rehearse),
         )
         return carried(self.about.name, setting, {"start": serve(self._start), "train": train})
 

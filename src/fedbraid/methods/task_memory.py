@@ -3,7 +3,8 @@
 Shared with the clients, by task t and layer:
     task/<t>/lora_A/<layer>, task/<t>/lora_B/<layer>    the factors at the end of the task; they never change again
 
-A factor that moves here is known to the clients by its content, so it does not travel a second time.
+Other kinds of adapters have other values there. What moves here is known to the clients by its content, so it does not
+travel a second time.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ def require_unit_scale(adapter: Adapter, method: str) -> None:
         raise UserError(f"method {method!r} has LoRA scale 1; remove adapter.alpha = {adapter.alpha:g}")
 
 
-def begin(model: Model, state: State, round: Round) -> State:
-    """A task begins with fresh factors, drawn by the server, and a fresh head."""
+def begin(model: Model, state: State, round: Round, frozen: Sequence[str] = ()) -> State:
+    """A task begins with fresh values, drawn by the server, and a fresh head; `frozen` kinds stay as they are."""
     grown = grow(model, state, round)
-    return State({**grown.shared, **model.fresh(round.generator("adapter"))}, grown.server)
+    fresh = model.fresh(round.generator("adapter"))
+    return State({**grown.shared, **fresh, **among(state.shared, frozen)}, grown.server)
 
 
-def finish(shared: Tensors, task: int) -> dict[str, Tensor]:
-    """The shared values with the factors in training put among those of finished tasks."""
-    return {**without(shared, *FACTORS), **prefix(among(shared, FACTORS), f"{TASK}/{task}")}
+def finish(shared: Tensors, task: int, kinds: Sequence[str] = FACTORS) -> dict[str, Tensor]:
+    """The shared values with those in training put among those of finished tasks."""
+    return {**without(shared, *kinds), **prefix(among(shared, kinds), f"{TASK}/{task}")}
 
 
 def finished(shared: Tensors) -> dict[int, dict[str, Tensor]]:
-    """The factors of the finished tasks, in order."""
+    """The values of the finished tasks, in order."""
     indices = sorted({int(key.split("/")[1]) for key in shared if key.startswith(f"{TASK}/")})
     return {t: select(shared, f"{TASK}/{t}") for t in indices}
 

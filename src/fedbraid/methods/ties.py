@@ -31,6 +31,8 @@ class Ties(Options):
         citation="Yadav et al., NeurIPS 2023",
         travels="change of the tuned values, sample count",
         adapters=("full", "lora"),
+        numbers=True,
+        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:

@@ -81,14 +81,20 @@ class InProcess:
         received = self._broadcast(shared)
         self._delivery.publish(received)
         self._messages.clear()
-        result, up, down = ZERO, dict[ClientId, int](), dict[ClientId, int]()
+        result, watched = ZERO, ZERO
+        up, values, down = dict[ClientId, int](), dict[ClientId, int](), dict[ClientId, int]()
         for client in track(active, _title(round)):
             down[client] = len(self._download(shared, client, round))
             payload = self._upload(phase, received, data[client], round)
-            up[client] = len(payload)
-            result = result + self._lifted(phase, received, payload, round)
+            tensors = self._codec.decode(payload).tensors
+            up[client], values[client] = len(payload), sum(tensor.numel() for tensor in tensors.values())
+            if self._lift_on == "client":
+                result = result + Statistic(tensors)
+            else:
+                result = result + phase.lift(received, tensors, round)
+                watched = watched + phase.watch(received, tensors, round)
         idle = tuple(client for client in data if client not in up)
-        return Outcome(result, tuple(active), idle, up, down, time.perf_counter() - begin)
+        return Outcome(result, tuple(active), idle, up, down, time.perf_counter() - begin, values, watched)
 
     def _data(self, phase: Phase, client: ClientId, round: Round) -> Data:
         return phase.data(self._parties[client], round.task).remembering(select(self._kept, _home(client)))
@@ -113,10 +119,6 @@ class InProcess:
         if self._lift_on == "client":
             update = phase.lift(received, update, round)
         return self._codec.encode(update, {"round": _place(round), "client": data.client})
-
-    def _lifted(self, phase: Phase, received: Tensors, payload: bytes, round: Round) -> Statistic:
-        tensors = self._codec.decode(payload).tensors
-        return Statistic(tensors) if self._lift_on == "client" else phase.lift(received, tensors, round)
 
 
 def _home(client: ClientId) -> str:

@@ -1,0 +1,48 @@
+"""FlexLoRA: the best low-rank approximation of the mean update.
+
+Bai et al., FlexLoRA: Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources,
+NeurIPS 2024 (arXiv 2402.11505).
+
+    (B*, A*) = the r leading singular triplets of  sum_i p_i s_i B_i A_i       client i takes the first r_i of them
+
+Not exact: what lies beyond the rank is lost (the deviation report shows averaging's loss, not this one).
+Travels up: both factors, of the client's own rank, the head, the sample count. Down: the factors.
+Differs from public code: the decomposition is that of a small core (see `merges.products`); singular values are shared
+evenly between both factors, since Adam's steps on a factor do not scale with the other; weights by sample counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fedbraid.core import Method
+from fedbraid.merges import Cut
+from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.methods.fedex_lora import signed
+
+
+@dataclass(frozen=True)
+class FlexLoRA(Options):
+    """FlexLoRA has no options of its own."""
+
+    about: ClassVar[About] = About(
+        name="flexlora",
+        title="FlexLoRA",
+        family="exact aggregation",
+        citation="Bai et al., NeurIPS 2024, arXiv 2402.11505",
+        travels="both low-rank factors, head, sample count",
+        adapters=("lora",),
+        modalities=("image", "text", "language"),
+        numbers=True,
+        sums=False,
+        mixed_ranks=True,
+        own_merge=True,
+    )
+
+    def build(self, setting: Setting) -> Method:
+        """FedAvg with the decomposition in the place of the mean of the factors."""
+        capacities = replace(setting.capacities, rest="dropped")
+        train = replace(averaging(setting), merge=Cut(setting.adapter.rank), measures=signed, capacities=capacities)
+        return carried(self.about.name, setting, {"train": train})
