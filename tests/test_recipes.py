@@ -50,6 +50,13 @@ UNSTATED = {"tiny_imagenet": 10, "clinc150": 10, "clinc150-5tasks": 5, "clinc150
 # Data set: learning rates of prototypes and of factors, and the three alphas.
 PILORA = {"cifar100": (2e-3, 1e-5, (6, 4, 2)), "tiny_imagenet": (5e-3, 5e-6, (12, 8, 4))}
 
+# FedEx-LoRA's tasks of GLUE.
+GLUE = ("cola", "rte", "mrpc", "sst2", "qnli", "stsb")
+
+
+# FedEx-LoRA's language models; their values are checked where they are run, in test_language_runs.py.
+WRITING = ("gpt2-e2e", "mistral-7b-metamath", "gemma2-9b-metamath", "llama3.2-3b-commonsense")
+
 
 def lorm_names():
     return {f"lorm/{data}-b{beta}" for data, (_, betas) in LORM.items() for beta in betas}
@@ -64,8 +71,46 @@ def pilora_names():
     return {f"pilora/{data}-{end}" for data in ends for end in ends[data]}
 
 
+def glue_names():
+    return {f"fedex/roberta-{size}-{task}" for size in ("base", "large") for task in GLUE}
+
+
+def writing_names():
+    return {f"fedex/{name}" for name in WRITING}
+
+
+def talora_names():
+    cifar = ("alpha6", "alpha6-no_residual", "alpha4", "alpha2", "b0.5", "b0.1", "b0.05")
+    return {f"talora/cifar100-{end}" for end in cifar} | {f"talora/tiny_imagenet-{end}4" for end in ("first", "last")}
+
+
 def test_there_is_a_recipe_for_every_published_setting_and_no_other():
-    assert set(config.recipes()) == lorm_names() | unstated_names() | pilora_names()
+    fedex = glue_names() | writing_names()
+    assert set(config.recipes()) == lorm_names() | unstated_names() | pilora_names() | fedex | talora_names()
+
+
+@pytest.mark.parametrize("name", sorted(talora_names()))
+def test_talora_has_the_values_of_its_experiments(name):
+    found = config.read(name)
+    data, end = re.fullmatch(r"talora/(cifar100|tiny_imagenet)-(.+)", name).groups()
+    assert (found.method["name"], found.method["residual"]) == ("fed_talora", end != "alpha6-no_residual")
+    assert (found.data.name, found.stream.tasks, found.partition.clients) == (data, 10, 10)
+    assert (found.training.epochs, found.training.optimizer) == (5, "sgd")
+    assert found.backbone.name == "timm:vit_base_patch16_224.dino"
+    assert found.adapter.blocks == ("8-11" if end == "last4" else "0-3")
+    if end.startswith("b"):
+        assert (found.partition.kind, found.partition.beta) == ("dirichlet", float(end[1:]))
+    else:
+        alpha = 12 if data == "tiny_imagenet" else int(end[5])
+        assert (found.partition.kind, found.partition.alpha) == ("quantity", alpha)
+
+
+def test_talora_transmits_about_what_the_paper_reports():
+    """The factors of qkv, fc1 and fc2 of four blocks of a ViT-B, and a head of ten classes: 0.36 M in the paper."""
+    found = config.read("talora/cifar100-alpha6")
+    assert found.adapter.layers == ["qkv", "fc1", "fc2"]
+    wide = {"qkv": 768 + 3 * 768, "fc1": 768 + 4 * 768, "fc2": 4 * 768 + 768}
+    assert 4 * found.adapter.rank * sum(wide.values()) + 10 * 769 == 351_754
 
 
 @pytest.mark.parametrize(
@@ -122,6 +167,18 @@ def test_pilora_has_the_values_of_its_scripts(name):
     assert (found.training.lr, found.training.lr_A, found.training.lr_B) == (head, factors, factors)
     assert (found.training.optimizer, found.training.weight_decay, found.adapter.rank) == ("adam", 1e-5, 4)
     assert found.backbone.name == "timm:vit_base_patch16_224.dino"
+
+
+@pytest.mark.parametrize("name", sorted(glue_names()))
+def test_fedex_has_its_setting_on_glue(name):
+    found = config.read(name)
+    size, task = re.fullmatch(r"fedex/roberta-(\w+)-(\w+)", name).groups()
+    assert (found.method["name"], found.data.name, found.data.scores) == ("fedex_lora", task, None)
+    assert (found.backbone.name, found.backbone.max_length) == (f"FacebookAI/roberta-{size}", 128)
+    assert (found.partition.kind, found.partition.clients, found.stream.tasks) == ("iid", 3, 1)
+    assert (found.adapter.rank, found.adapter.alpha, found.adapter.layers) == (4, 8, ["query", "value"])
+    assert (found.training.rounds, found.training.epochs, found.training.batch_size) == (50, 3, 128)
+    assert (found.training.optimizer, found.training.lr) == ("adamw", 1e-3)
 
 
 @pytest.mark.parametrize("name", config.recipes())

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from fedbraid.config import Config, parse
     from fedbraid.engine import run
     from fedbraid.experiment import Experiment, build
+    from fedbraid.merging import merge
     from fedbraid.methods import METHODS
 
-__all__ = ["METHODS", "Config", "Experiment", "__version__", "build", "parse", "run"]
+__all__ = ["METHODS", "Config", "Experiment", "__version__", "build", "merge", "parse", "run"]
 
 _HOMES = {
     "Config": "config",
@@ -24,6 +25,7 @@ _HOMES = {
     "run": "engine",
     "Experiment": "experiment",
     "build": "experiment",
+    "merge": "merging",
     "METHODS": "methods",
 }
 

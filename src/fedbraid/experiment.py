@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedbraid import config as configs
-from fedbraid import plugins
+from fedbraid import language, plugins
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
-from fedbraid.core import Event, ImageInput, Method
+from fedbraid.core import Event, ImageInput, Method, PromptInput
 from fedbraid.data import (
     Dataset,
     Partition,
@@ -29,10 +30,15 @@ from fedbraid.data import (
 )
 from fedbraid.engine import Start, run, schedule
 from fedbraid.errors import UserError
-from fedbraid.methods import Setting, make
-from fedbraid.models import AdaptedModel, Backbone, load_backbone
+from fedbraid.local.exams import Confusion, Numbers
+from fedbraid.local.objectives import squared_error
+from fedbraid.methods import METHODS, Options, Setting, make
+from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
 from fedbraid.runtimes.inprocess import InProcess
+
+MAX_LENGTH = 128
+"""The longest text in tokens, where backbone.max_length says nothing; prompts with answers are longer."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Experiment:
     stream: Stream
     partition: Partition
     method: Method
-    model: AdaptedModel
+    model: AdaptedModel | LanguageModel
     runtime: InProcess
 
     @property
@@ -80,7 +86,9 @@ def build(config: Config, *, partition_file: Path | None = None, last: Checkpoin
     settings that do not fit together.
     """
     torch.set_num_threads(_threads(config))
+    language.check_settings(config)
     dataset = _load_data(config)
+    dataset = language.measurable(dataset) if dataset.modality == "language" else dataset
     stream = _stream(config, dataset)
     config = _settled(config, dataset, stream)
     options = configs.options(config)
@@ -91,28 +99,37 @@ def build(config: Config, *, partition_file: Path | None = None, last: Checkpoin
         )
     trained = stream.joined() if options.about.centralised else stream
     partition = _partition(config, dataset, trained, partition_file, centralised=options.about.centralised)
-    backbone = load_backbone(
-        config.backbone.name, pooling=config.backbone.pooling, max_length=config.backbone.max_length
-    )
-    _check_modality(backbone, dataset)
-    adapter = configs.adapter(config)
-    clients, evaluators = make_clients(dataset, trained, partition, backbone.input, augment=config.data.augment)
+    model = load_model(config)
+    _check_modality(model, dataset)
+    wording = {"augment": config.data.augment, "template": language.template(config)}
+    clients, evaluators = make_clients(dataset, trained, partition, model.input, **wording)
+    if isinstance(model.input, PromptInput):
+        dataset = language.noted(dataset, clients, evaluators, model.input)
     count = config.partition.clients_per_round
     if count and count > len(clients):
         raise UserError(f"partition.clients_per_round = {count}, but there are {len(clients)} clients")
     setting = Setting(
-        adapter,
+        model.adapter,
         configs.training(config, augment=config.data.augment != "none"),
         config.training.rounds,
         cohort=Sampled(count) if count else everyone,
         test_offsets=stream.offsets if options.about.centralised else None,
+        **configs.capacities(config, sorted(clients)),
+        **_learned(config, dataset, stream, options),
     )
     method = make(options, setting)
-    precision = config.training.precision
-    model = AdaptedModel(backbone, adapter, device=device(config.run.device), precision=precision)
     remembered = {"memory": last.memory, "kept": last.kept} if last else {}
     runtime = InProcess(method, model, clients, evaluators, **remembered)
     return Experiment(config, dataset, stream, partition, method, model, runtime)
+
+
+def load_model(config: Config) -> AdaptedModel | LanguageModel:
+    """The model of a configuration, with its adapter, on the run's device."""
+    values, chosen = config.backbone, device(config.run.device)
+    if language.is_language(config):
+        return language.load_model(config, chosen)
+    backbone = load_backbone(values.name, pooling=values.pooling, max_length=values.max_length or MAX_LENGTH)
+    return AdaptedModel(backbone, configs.adapter(config), device=chosen, precision=config.training.precision)
 
 
 def device(name: str) -> torch.device:
@@ -138,14 +155,21 @@ def _load_data(config: Config) -> Dataset:
         values.name,
         path=values.path,
         text_column=values.text_column,
+        prompt_column=values.prompt_column,
+        answer_column=values.answer_column,
+        category_column=values.category_column,
+        pair_column=values.pair_column,
         image_column=values.image_column,
         label_column=values.label_column,
         client_column=values.client_column,
         classes=values.classes,
         train_per_class=values.train_per_class,
         test_per_class=values.test_per_class,
+        train_samples=values.train_samples,
+        test_samples=values.test_samples,
         test_fraction=values.test_fraction,
         validation_fraction=values.validation_fraction,
+        scores=values.scores,
         seed=config.run.seed,
     )
 
@@ -154,8 +178,9 @@ def _stream(config: Config, dataset: Dataset) -> Stream:
     values = config.stream
     tasks = values.tasks
     known = source_of(config.data.name)
-    if tasks is None and values.sizes is None and known and len(dataset.class_names) == known.classes:
-        tasks = known.tasks
+    if tasks is None and values.sizes is None:
+        usual = known.tasks if known and len(dataset.class_names) == known.classes else None
+        tasks = 1 if dataset.modality == "language" else usual
     return make_stream(
         len(dataset.class_names),
         tasks=tasks,
@@ -175,7 +200,7 @@ def _settled(config: Config, dataset: Dataset, stream: Stream) -> Config:
         kind = "natural" if dataset.train.clients else "dirichlet"
     name = config.data.name
     own = plugins.absolute(name) if plugins.is_reference(name) else name if known else _absolute(name)
-    sizes = config.stream.sizes
+    sizes, prompts = config.stream.sizes, dataset.modality == "language"
     return config.model_copy(
         update={
             "data": config.data.model_copy(
@@ -185,7 +210,12 @@ def _settled(config: Config, dataset: Dataset, stream: Stream) -> Config:
             "partition": config.partition.model_copy(update={"kind": kind, "file": _absolute(config.partition.file)}),
             "adapter": config.adapter.model_copy(update={"kind": configs.adapter(config).kind}),
             "run": config.run.model_copy(update={"threads": _threads(config)}),
-            "backbone": config.backbone.model_copy(update={"name": _backbone_path(config.backbone.name)}),
+            "backbone": config.backbone.model_copy(
+                update={
+                    "name": _backbone_path(config.backbone.name),
+                    "max_length": config.backbone.max_length or (language.MAX_LENGTH if prompts else MAX_LENGTH),
+                }
+            ),
         }
     )
 
@@ -221,11 +251,26 @@ def _partition(config: Config, dataset: Dataset, stream: Stream, file: Path | No
     )
 
 
-def _check_modality(backbone: Backbone, dataset: Dataset) -> None:
-    reads = "image" if isinstance(backbone.input, ImageInput) else "text"
-    if reads != dataset.modality:
+def _learned(config: Config, dataset: Dataset, stream: Stream, options: Options) -> dict[str, Any]:
+    """What clients train on and what is counted on test samples, by what the data set is measured by."""
+    if dataset.modality == "language":
+        return language.learned(config, dataset, stream)
+    if dataset.train.targets is None:
+        return {} if dataset.scores == ("accuracy",) else {"exam": Confusion(stream.order)}
+    if not options.about.numbers:
+        able = ", ".join(name for name, entry in METHODS.items() if entry.about.numbers)
+        raise UserError(
+            f"method {options.about.name!r} learns classes, and {dataset.name!r} holds numbers; these learn {able}"
+        )
+    return {"objective": squared_error, "exam": Numbers(ranks="spearman" in dataset.scores)}
+
+
+def _check_modality(model: AdaptedModel | LanguageModel, dataset: Dataset) -> None:
+    """`UserError` where the backbone reads images and the data are texts, or the other way round."""
+    reads = "image" if isinstance(model.input, ImageInput) else "text"
+    if reads != dataset.modality and isinstance(model, AdaptedModel):
         example = "a folder with a text model" if dataset.modality == "text" else "tiny, or a vision model"
         raise UserError(
-            f"backbone {backbone.name!r} reads {reads}s, the data {dataset.name!r} are {dataset.modality}s; "
+            f"backbone {model.backbone.name!r} reads {reads}s, the data {dataset.name!r} are {dataset.modality}s; "
             f"choose another with --backbone ({example})"
         )

@@ -20,8 +20,9 @@ from fedbraid.errors import RunError
 def right_solve(product: Tensor, gram: Tensor, mean: Tensor, *, ridge: float) -> Tensor:
     """`(product + lam * mean) (gram + lam * I)^-1` with `lam = ridge * trace(gram) / d`: ridge regression to the mean.
 
-    `gram` is d x d, or a vector of length d that stands for a diagonal matrix (its solve is a division). Where nobody
-    has data (`gram` is zero) the result is `mean`, also direction by direction.
+    `gram` is d x d, or a vector of length d that stands for a diagonal matrix (its solve is a division). `product` and
+    `mean` are rows of length d, or one such row. Where nobody has data (`gram` is zero) the result is `mean`, also
+    direction by direction.
 
     Raises `RunError` for a Gram that is not finite, not positive semi-definite, or too ill-conditioned to solve.
 
@@ -70,7 +71,7 @@ def _checked_cholesky_solve(gram: Tensor, right: Tensor) -> Tensor:
             f"the Gram matrix ({gram.shape[0]} x {gram.shape[0]}) is not positive definite at row {info.item()}; "
             "use a larger ridge or more samples"
         )
-    solution = torch.cholesky_solve(right.T, factor).T
+    solution = torch.cholesky_solve(torch.atleast_2d(right).T, factor).T.reshape(right.shape)
     residual = torch.linalg.norm(solution @ gram - right) / torch.linalg.norm(right).clamp_min(1e-300)
     if not torch.isfinite(solution).all() or residual.item() > _RESIDUAL_LIMIT:
         raise RunError(
@@ -142,6 +143,17 @@ def low_rank_plus_diagonal(gram: Tensor, rank: int, *, iterations: int = 12) -> 
     vectors = basis @ rotation[:, -rank:]
     diagonal = (gram.diagonal() - (vectors.square() * values).sum(1)).clamp_min(0)
     return vectors, values, diagonal
+
+
+def leading_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(left (m x rank), sizes (rank), right (rank x n)): the largest singular values, falling, and their vectors.
+
+    >>> left, sizes, right = leading_triplets(torch.diag(torch.tensor([1.0, 3.0])), 1)
+    >>> torch.round((left * sizes) @ right, decimals=6).abs().tolist()
+    [[0.0, 0.0], [0.0, 3.0]]
+    """
+    left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left[:, :rank], sizes[:rank], right[:rank]
 
 
 def expand(vectors: Tensor, values: Tensor, diagonal: Tensor) -> Tensor:

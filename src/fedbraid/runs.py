@@ -6,7 +6,7 @@
     summary.json     what is run on what, in the words of the report
     events.jsonl     one record a finished round
     state/           the newest generations of the state (see `checkpoint`)
-    results.json     the metrics, once the run is finished
+    results.json     the metrics and health signs, once the run is finished
     report.html      the report
 
 After every round the record is appended and synced, then the state is written with the length of the log that belongs
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedbraid import checkpoint
+from fedbraid import aggregation, checkpoint
 from fedbraid import config as configs
 from fedbraid.checkpoint import DRAFT, Checkpoint, disk_error, state_sha256, write_durably
 from fedbraid.config import Config
@@ -32,9 +32,11 @@ from fedbraid.core import Event, State
 from fedbraid.data import save_partition
 from fedbraid.environment import differences, environment
 from fedbraid.errors import RunError, UserError
-from fedbraid.evaluation import metrics, rows_of
+from fedbraid.evaluation import final_scores, metrics, rows_of
 from fedbraid.experiment import Experiment, build
 from fedbraid.reports import records
+from fedbraid.reports.deviations import measures
+from fedbraid.reports.health import Thresholds, judged
 from fedbraid.reports.html import render
 
 
@@ -64,11 +66,12 @@ class Run:
         facts = {
             "finished": True,
             **summary(self.experiment),
-            **asdict(metrics(rows_of(events))),
+            **measured(events, self.experiment.dataset.scores),
             **costs(events),
             "peak_rss_bytes": _peak_memory(),
             "state_sha256": state_sha256(state),
         }
+        facts |= _judged(facts, events, self.experiment.config)
         return facts | {"environment": environment(self.experiment.model.device)}
 
 
@@ -122,9 +125,24 @@ def read_results(folder: Path) -> dict[str, Any]:
         return _read_json(path)
     facts = read_summary(folder)
     events = records.read(folder / "events.jsonl")
-    rows = rows_of(events)
-    found = asdict(metrics(rows)) if rows else {}
-    return {"finished": False, **facts, **found, **costs(events)}
+    facts = {"finished": False, **facts, **measured(events, facts.get("score_names", ())), **costs(events)}
+    return facts | _judged(facts, events, read_config(folder))
+
+
+def judge(folder: Path, settings: Sequence[str] = (), against: Path | None = None) -> dict[str, Any]:
+    """The results of a run folder with its health judged anew, by thresholds changed as `health.key=value`.
+
+    `against` is a run that differs in the residual alone, which says what that is worth.
+    """
+    strange = [setting for setting in settings if not setting.startswith("health.")]
+    if strange:
+        raise UserError(f"a report changes thresholds alone, as --set health.noise=0.1; {strange[0]} needs a new run")
+    config = configs.read(read_config(folder).model_dump(), settings)
+    results, events = read_results(folder), records.read(folder / "events.jsonl")
+    if against:
+        other = (read_config(against), read_results(against))
+        results["against"] = aggregation.against((config, results), other, against.name)
+    return results | _judged(results, events, config)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -135,10 +153,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return _read_json(path)
 
 
-def write_report(folder: Path) -> Path:
-    """Writes `report.html` from what the folder holds, and gives its path."""
+def write_report(folder: Path, results: Mapping[str, Any] | None = None) -> Path:
+    """Writes `report.html` from what the folder holds, and gives its path; `results` are those of `judge`."""
     events = records.read(folder / "events.jsonl")
-    page = render(read_results(folder), events, (folder / "config.toml").read_text())
+    page = render(results or judge(folder), events, (folder / "config.toml").read_text())
     path = folder / "report.html"
     write_durably(path, page.encode())
     return path
@@ -157,19 +175,36 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         "clients": len(experiment.runtime.clients),
         "tasks": len(names),
         "task_classes": [list(task) for task in names],
+        "score_names": list(experiment.dataset.scores),
+        "pairs": isinstance(next(iter(experiment.dataset.train.texts or ()), ""), tuple),
         "rounds": experiment.rounds,
+        **aggregation.low_rank(experiment),
         "partition": {"kind": partition.kind, "samples": spread},
         "notes": [experiment.dataset.note] if experiment.dataset.note else [],
     }
 
 
+def measured(events: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of class-incremental learning where classes are told, and the data set's scores."""
+    rows = rows_of(events)
+    return (asdict(metrics(rows)) if rows else {}) | final_scores(events, names)
+
+
 def costs(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Bytes by client (the mean over all clients that took part) and seconds of clients and evaluation."""
+    """Bytes by client (the mean over all clients that took part), the numbers that a client sends in the largest round
+    (the mean over its clients), and seconds of clients and evaluation."""
     return {
         "bytes_up_per_client": _mean_by_client(events, "bytes_up"),
         "bytes_down_per_client": _mean_by_client(events, "bytes_down"),
+        "parameters_up_per_round": _largest_round(events),
         "seconds": sum(event["seconds"] + event["test_seconds"] for event in events),
     }
+
+
+def _judged(results: Mapping[str, Any], events: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Any]:
+    """What averaging the factors loses, and the health signs by the configuration's thresholds."""
+    thresholds = Thresholds(**config.health.model_dump())
+    return {**measures(events), "health": judged(results, events, thresholds)}
 
 
 def _named(config: Config) -> dict[str, Any]:
@@ -185,6 +220,11 @@ def _mean_by_client(events: Sequence[Mapping[str, Any]], key: str) -> float:
         for client, size in event[key].items():
             totals[client] = totals.get(client, 0) + size
     return sum(totals.values()) / max(len(totals), 1)
+
+
+def _largest_round(events: Sequence[Mapping[str, Any]]) -> float:
+    sent = [event.get("values_up", {}) for event in events]
+    return max((sum(values.values()) / len(values) for values in sent if values), default=0.0)
 
 
 def _describe(folder: Path, experiment: Experiment) -> None:

@@ -6,13 +6,14 @@ Imports are made when they are needed, as in `cli`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from fedbraid.config import Config
     from fedbraid.runs import Run
 
 
@@ -37,7 +38,7 @@ def drive(begin: Callable[[], Run]) -> None:
                 record = records.record(event)
                 if not out.is_terminal:
                     write_line(records.line(record))
-                elif line := screen.round_line(record, facts["tasks"]):
+                elif line := screen.round_line(record, facts["tasks"], facts["score_names"][0]):
                     out.print(line, highlight=False)
         results = runs.read_results(run.folder)
         if out.is_terminal:
@@ -80,6 +81,27 @@ def print_table(headings: list[str], rows: list[list[str]], *, err: bool = False
     for row in rows:
         table.add_row(*row)
     out.print(table)
+
+
+def print_health(results: Mapping[str, Any]) -> None:
+    """What averaging loses and the health signs of a run; on the error stream where the output is a pipe."""
+    from rich.console import Console
+
+    from fedbraid.reports.console_health import health_lines
+
+    out = Console(stderr=not sys.stdout.isatty())
+    for line in health_lines(results):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def print_worth(runs: Sequence[tuple[Config, Mapping[str, Any]]]) -> None:
+    """A line for every two settings that differ in the residual alone; on the error stream as above."""
+    from fedbraid import aggregation
+    from fedbraid.reports.health import worth
+
+    for found in aggregation.pairs(runs):
+        seeds = f", mean of {found['seeds']} seeds" if found["seeds"] > 1 else ""
+        typer.echo(f"{found['run']}{seeds}: {worth(found)}", err=not sys.stdout.isatty())
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -4,7 +4,7 @@ A run's configuration is complete: `Config()` is the default run, a file or `--s
 the `config.toml` of a run folder holds every value, so that it can be run again.
 """
 
-from fedbraid.config.building import adapter, options, training
+from fedbraid.config.building import adapter, capacities, options, training
 from fedbraid.config.checking import near, parse
 from fedbraid.config.reading import read, recipe_title, recipes, to_toml
 from fedbraid.config.sections import Config, Section
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "Section",
     "adapter",
+    "capacities",
     "near",
     "options",
     "parse",

@@ -20,15 +20,31 @@ class DataConfig(Section):
     path: str | None = None
     """A local copy of a known data set, in the layout of its source."""
     text_column: str | None = None
+    prompt_column: str | None = None
+    """The prompts to a language model, where their answers have a column too."""
+    answer_column: str | None = None
+    category_column: str | None = None
+    """The classes of prompts; unset: data.label_column, or one class."""
+    pair_column: str | None = None
+    """The second halves, where texts come in pairs."""
     image_column: str | None = None
     label_column: str | None = None
     client_column: str | None = None
     classes: int | list[str | int] | None = None
     train_per_class: int | None = Field(default=None, ge=1)
     test_per_class: int | None = Field(default=None, ge=1)
+    train_samples: int | None = Field(default=None, ge=1)
+    """So many of all, the classes in proportion."""
+    test_samples: int | None = Field(default=None, ge=1)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     validation_fraction: float | None = Field(default=None, gt=0, lt=1)
     """A share of the training samples held out in place of the test samples: for choosing settings."""
+    template: Literal["plain", "alpaca", "chat"] = "plain"
+    """How prompts are worded. plain: as is usual for a known data set, one's own as they are, a line break after it."""
+    match: Literal["auto", "text", "final", "option"] = "auto"
+    """When a written answer is right (see `fedbraid.local.text_scores`). auto: as is usual for a known data set."""
+    scores: list[str] | None = None
+    """What models are measured by, the main one first; unset: what the data set names, accuracy for one's own."""
     augment: Literal["auto", "none", "flip", "crop_flip", "resized_crop_flip"] = "auto"
     """auto: what is usual for a known data set, none for one's own."""
 
@@ -60,19 +76,27 @@ class BackboneConfig(Section):
 
     name: str = "tiny"
     pooling: Literal["auto", "cls", "mean", "decoder"] = "auto"
-    max_length: int = Field(default=128, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
+    """The longest text in tokens; unset: 128, and 512 for a prompt with its answer."""
+    dtype: Literal["fp32", "bf16", "4bit"] = "fp32"
+    """How a language model's frozen weights are held."""
 
 
 class AdapterConfig(Section):
     """What is tuned (see `fedbraid.models.Adapter`)."""
 
-    kind: Literal["auto", "lora", "full", "none", "prompt"] = "auto"
+    kind: Literal["auto", "lora", "vera", "lora_xs", "ia3", "full", "none", "prompt"] = "auto"
     """auto: the first kind that the method names."""
     rank: int = Field(default=4, ge=1)
+    ranks: list[int] | None = None
+    """Ranks of clients that train less than `rank`: in turn over the clients, in the order of their ids."""
     alpha: float | None = None
+    alphas: list[float] | None = None
+    """LoRA's alpha by client, in turn as `ranks`; a client's scale is its alpha / its rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     layers: str | list[str] = "all"
     blocks: str = ""
+    scaled: Literal["output", "input", "peft"] = "output"
 
 
 class TrainingConfig(Section):
@@ -91,6 +115,29 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Of a language model's next tokens."""
+    gradient_checkpointing: bool = False
+    """Computes a language model's blocks twice, to hold less of them."""
+
+
+class GenerationConfig(Section):
+    """How a language model writes its answers to test samples."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    beams: int = Field(default=1, ge=1)
+
+
+class HealthConfig(Section):
+    """Above which the report gives a health sign (see `fedbraid.reports.health`); changes nothing in the run itself."""
+
+    noise: float = Field(default=0.2, ge=0)
+    """Aggregation noise: the share of a layer's mean update that averaging the factors loses."""
+    forgetting: float = Field(default=20.0, ge=0)
+    """Forgetting spike: the points of accuracy that an earlier task loses while another is learned."""
+    budget: float | None = Field(default=None, gt=0)
+    """Communication bloat: the numbers that a client sends in a round; unset: no sign."""
 
 
 class RunConfig(Section):
@@ -112,4 +159,6 @@ class Config(Section):
     backbone: BackboneConfig = BackboneConfig()
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
+    generation: GenerationConfig = GenerationConfig()
     run: RunConfig = RunConfig()
+    health: HealthConfig = HealthConfig()

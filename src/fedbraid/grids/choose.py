@@ -10,6 +10,7 @@ from fedbraid.checkpoint import write_durably
 from fedbraid.grids.cells import Plan, Point, Row, state
 from fedbraid.grids.pool import reason
 from fedbraid.reports.table import Choice
+from fedbraid.reports.tables import main_score
 
 
 def choose(plan: Plan, row: Row) -> Choice | None:
@@ -21,7 +22,7 @@ def choose(plan: Plan, row: Row) -> Choice | None:
     finished = [point for point in row.points if states[point.cell.name] == "finished"]
     if not finished or {"new", "unfinished"} & {*states.values()}:
         return None
-    best = max(finished, key=lambda point: _score(plan, point)).values
+    best = max(finished, key=lambda point: _goodness(plan, point)).values
     failed = {point.cell.name: reason(point.cell) for point in row.points if point not in finished}
     return Choice(best, at_edge(best, row.grid), failed)
 
@@ -52,6 +53,13 @@ def write_chosen(plan: Plan) -> None:
 
 def _score(plan: Plan, point: Point) -> float:
     return runs.read_results(point.cell.folder)[plan.grid.choose.metric]
+
+
+def _goodness(plan: Plan, point: Point) -> float:
+    """The point's score, turned round where less of it is better."""
+    main = main_score([runs.read_results(point.cell.folder)])
+    turned = plan.grid.choose.metric == "score" and not main.more_is_better
+    return -_score(plan, point) if turned else _score(plan, point)
 
 
 def _ordered(values: Sequence[Any]) -> bool:

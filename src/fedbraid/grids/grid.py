@@ -45,7 +45,7 @@ def _points(given: object) -> object:
 
 
 def _column(key: str) -> str:
-    keys = [key for key, _, _ in tables.COLUMNS]
+    keys = [key for key, _, _ in (*tables.COLUMNS, *tables.ADAPTER_COLUMNS, *tables.SCORE_COLUMNS)]
     if key not in keys:
         raise ValueError(f"there is no column {key!r}{near(key, keys)}")
     return key
@@ -61,7 +61,7 @@ class Choose(Section):
 
     fraction: float = Field(default=0.2, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
-    metric: Literal["faa", "aia", "task_mean_accuracy"] = "faa"
+    metric: Literal["faa", "aia", "task_mean_accuracy", "score"] = "faa"
     grid: Annotated[Points, BeforeValidator(_values)] = Field(default_factory=dict)
     """The same small grid for every method."""
 

@@ -25,6 +25,8 @@ PARTS = (
     "data.classes",
     "data.train_per_class",
     "data.test_per_class",
+    "data.train_samples",
+    "data.test_samples",
     "data.validation_fraction",
     "partition.clients_per_round",
     "partition.file",
@@ -87,7 +89,9 @@ def record(ended: Ended) -> dict[str, Any]:
     cell = ended.cell
     found = {} if ended.error else runs.read_results(cell.folder)
     about = {"data": cell.data, "method": cell.method, "cell": cell.name, "folder": str(cell.folder)}
-    return {**about, "error": ended.error, **{key: found[key] for key in COLUMNS if key in found}}
+    numbers = {key: value for key in COLUMNS if (value := tables.value_of(found, key)) is not None}
+    main = {"score_name": next(iter(found["scores"]))} if found.get("scores") else {}
+    return {**about, "error": ended.error, **main, **numbers}
 
 
 def setting(config: Config) -> Setting | None:

@@ -102,8 +102,8 @@ def line_chart(
     right = max(width_of(f"{line.name} {line.value}") for line in lines) + 28
     frame = _frame(width, height, right, steps, names, marks, noted=any(band.note for band in bands))
     body = [band_marks(frame, bands), y_axis(frame, marks, names), x_axis(frame, label)]
-    body += [_curve(frame, line, stepped) for line in lines]
-    body += [end_labels(frame, [_end_of(frame, line, stepped) for line in lines]), slots(frame, tips)]
+    body += [curve(frame, line, stepped) for line in lines]
+    body += [end_labels(frame, [end_of(frame, line, stepped) for line in lines]), slots(frame, tips)]
     return svg(title, description, width, height, body)
 
 
@@ -249,13 +249,14 @@ def _layer_ends(frame: Frame, column: Column, parts: Sequence[Part]) -> list[End
     return ends
 
 
-def _end_of(frame: Frame, line: Line, stepped: bool) -> End:
+def end_of(frame: Frame, line: Line, stepped: bool = False) -> End:
+    """Where the line ends, for its label."""
     x, y = next((x, y) for x, y in reversed(line.points) if y is not None)
     shift = frame.pitch / 2 if stepped else 0.0
     return End(frame.x(x) + shift, frame.y(y), line.name, line.value, line.kind, line.place)
 
 
-def _curve(frame: Frame, line: Line, stepped: bool) -> str:
+def curve(frame: Frame, line: Line, stepped: bool = False) -> str:
     """The spread behind, the curve with its gaps, lone points as small dots, the emphasised dots on top."""
     runs: list[list[tuple[float, float]]] = [[]]
     for x, y in line.points:

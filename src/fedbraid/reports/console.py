@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedbraid.evaluation import score_of, told
 from fedbraid.progress import shown_on
+from fedbraid.reports.console_health import health_lines
 from fedbraid.reports.records import Record
 
 
@@ -56,8 +58,8 @@ def headline(console: Console, facts: Mapping[str, Any], folder: Path) -> None:
     console.print(f"[dim]folder {folder}[/]\n")
 
 
-def round_line(event: Record, tasks: int) -> str | None:
-    """One finished round in one line; None for a step of the server alone."""
+def round_line(event: Record, tasks: int, score: str = "accuracy") -> str | None:
+    """One finished round in one line with its main score; None for a step of the server alone."""
     if not event["reported"]:
         return None
     clients = len(event["reported"])
@@ -65,7 +67,7 @@ def round_line(event: Record, tasks: int) -> str | None:
         f"task [bold]{event['task'] + 1}[/]/{tasks}",
         f"{event['phase']} {event['round'] + 1}" if event["phase"] == "train" else event["phase"],
         f"loss {event['loss']:.3f}" if event["loss"] is not None else "",
-        _accuracy(event),
+        _score(event, score),
         f"[dim]up {_size(sum(event['bytes_up'].values()) / clients)}"
         f"  down {_size(sum(event['bytes_down'].values()) / clients)}"
         f"  {event['seconds'] + event['test_seconds']:.1f} s[/]",
@@ -75,7 +77,22 @@ def round_line(event: Record, tasks: int) -> str | None:
 
 
 def final_table(console: Console, results: Mapping[str, Any], folder: Path) -> None:
-    """The accuracy matrix and the metrics of a finished run."""
+    """The accuracy matrix where classes are told, and the metrics of a finished run."""
+    console.print()
+    if results.get("accuracy_matrix"):
+        console.print(_matrix(results))
+        console.print()
+    console.print(f"{'   '.join([*_metrics(results), *_scores(results)])}")
+    console.print(
+        f"per client up {_size(results['bytes_up_per_client'])}, down {_size(results['bytes_down_per_client'])}   "
+        f"{results['seconds']:.0f} s"
+    )
+    for line in health_lines(results):
+        console.print(line, highlight=False)
+    console.print(f"[dim]report[/] {folder / 'report.html'}")
+
+
+def _matrix(results: Mapping[str, Any]) -> Table:
     matrix = results["accuracy_matrix"]
     table = Table(title="accuracy % (row: after task, column: on task)", title_justify="left", box=None)
     table.add_column("after", justify="right", style="dim")
@@ -86,21 +103,30 @@ def final_table(console: Console, results: Mapping[str, Any], folder: Path) -> N
         blanks = [""] * (len(matrix[-1]) - len(row))
         label = str(t + 1) if len(matrix) > 1 else "all"
         table.add_row(label, *[f"{100 * value:.1f}" for value in row], *blanks, f"{100 * overall:.1f}")
-    console.print()
-    console.print(table)
-    console.print(
-        f"\nFAA [bold]{100 * results['faa']:.1f}[/]   AIA [bold]{100 * results['aia']:.1f}[/]   "
-        f"forgetting [bold]{100 * results['forgetting']:.1f}[/]   "
-        f"per client up {_size(results['bytes_up_per_client'])}, down {_size(results['bytes_down_per_client'])}   "
-        f"{results['seconds']:.0f} s"
-    )
-    console.print(f"[dim]report[/] {folder / 'report.html'}")
+    return table
 
 
-def _accuracy(event: Record) -> str:
-    if not event["total"]:
-        return ""
-    return f"accuracy [bold]{100 * sum(event['correct']) / sum(event['total']):.1f}[/]"
+def _metrics(results: Mapping[str, Any]) -> list[str]:
+    named = (("faa", "FAA"), ("aia", "AIA"), ("forgetting", "forgetting"))
+    return [f"{word} [bold]{100 * results[key]:.1f}[/]" for key, word in named if key in results]
+
+
+def _scores(results: Mapping[str, Any]) -> list[str]:
+    """Every score as it was last and at its best; nothing where accuracy, which FAA tells, is the only one."""
+    found, best = results.get("scores") or {}, results.get("best_scores") or {}
+    if [*found] == ["accuracy"]:
+        return []
+    shown = {name: score_of(name) for name in found}
+    return [
+        f"{score.heading} [bold]{score.text(found[name])}[/] [dim](best {score.text(best.get(name))})[/]"
+        for name, score in shown.items()
+    ]
+
+
+def _score(event: Record, name: str) -> str:
+    value = told(event).get(name)
+    score = score_of(name)
+    return "" if value is None else f"{score.heading} [bold]{score.text(value)}[/]"
 
 
 def _padded(text: str, width: int) -> str:

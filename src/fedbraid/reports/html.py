@@ -2,7 +2,8 @@
 
 `render` is a pure function of the run's results, events and configuration: equal input gives equal bytes.
 Its parts: `html_numbers` reads and words the numbers, `html_run` is the run as figures see it;
-`html_accuracy` and `html_costs` make the figures with `charts`, `html_tables` the rest.
+`html_accuracy`, `html_scores`, `html_costs` and `html_deviation` make the figures with `charts`, `html_tables`
+the rest; on top of it all stand the signs of `html_health`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 from fedbraid.reports.chart_frame import clean
 from fedbraid.reports.html_accuracy import accuracy_figure, forgetting_figure, matrix_figure
 from fedbraid.reports.html_costs import bytes_figure, loss_figure, samples_figure, seconds_figure
+from fedbraid.reports.html_deviation import deviation_figure, deviation_table
+from fedbraid.reports.html_health import health_section
 from fedbraid.reports.html_numbers import bytes_per_client, counted, duration, percent, real, size, task_name
 from fedbraid.reports.html_run import Run, read
+from fedbraid.reports.html_scores import score_tiles, scores_figure
 from fedbraid.reports.html_tables import configuration, environment, notes, tables
 
 
@@ -27,17 +31,25 @@ def render(results: Mapping[str, Any], events: Sequence[Mapping[str, Any]], conf
     True
     """
     run = read(results, events)
-    first = [matrix_figure(run), forgetting_figure(run)]
     costs = [bytes_figure(run), seconds_figure(run), loss_figure(run), samples_figure(run)]
     body = [
         _headline(run),
+        health_section(results),
         _numbers(run, events),
-        f'<section class="figures">{accuracy_figure(run)}{"".join(first + costs)}</section>',
+        f'<section class="figures">{"".join([*_learned(run), deviation_figure(run, events), *costs])}</section>',
         f'<section class="made"><div>{configuration(config_text)}</div>'
         f"<div>{environment(results)}{notes(results)}</div></section>",
-        _data(run),
+        _data(run, events),
     ]
     return page(_title(results), "".join(body))
+
+
+def _learned(run: Run) -> list[str]:
+    """The figures of what was learned, that of the main score first."""
+    scores = scores_figure(run)
+    accuracy = [] if scores and not run.counted else [accuracy_figure(run)]
+    first = [scores, *accuracy] if run.score_names[0] != "accuracy" else [*accuracy, scores]
+    return [*first, *([matrix_figure(run), forgetting_figure(run)] if accuracy else [])]
 
 
 def page(title: str, body: str) -> str:
@@ -92,18 +104,23 @@ def _progress(run: Run) -> str:
 
 
 def _numbers(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
-    results = run.results
+    items = "".join(
+        f"<div><dt>{clean(name)}</dt><dd>{clean(value)}</dd><dd>{clean(meaning)}</dd></div>"
+        for name, value, meaning in [*_reached(run), *_spent(run, events)]
+    )
+    return f'<dl class="numbers">{items}</dl>'
+
+
+def _reached(run: Run) -> list[tuple[str, str, str]]:
+    """What the model has learned, the main score first."""
+    results, scores = run.results, score_tiles(run)
+    if scores and not run.counted:
+        return scores
     seen = next((step.overall for step in reversed(run.steps) if step.overall is not None), None)
     first = ("FAA", percent(real(results.get("faa"))), "accuracy over all classes after the last task")
     if not run.finished:
         first = ("Accuracy so far", percent(seen), "over all classes seen; FAA is known after the last task")
-    up, down = (
-        real(results.get(f"{way}_per_client")) or bytes_per_client(events, way) for way in ("bytes_up", "bytes_down")
-    )
-    known = [step.seconds for step in run.steps if step.seconds is not None]
-    spent = real(results.get("seconds")) or (sum(known) if known else None)
-    rounds = [counted(len(run.steps), "communication round")] if run.steps else []
-    tiles = [
+    counts = [
         first,
         ("AIA", percent(real(results.get("aia"))), "mean over tasks of the accuracy over the classes seen"),
         (
@@ -111,17 +128,25 @@ def _numbers(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
             percent(real(results.get("forgetting"))),
             "mean over tasks of best earlier minus final accuracy",
         ),
+    ]
+    return [*counts, *scores] if run.score_names[0] == "accuracy" else [*scores, *counts]
+
+
+def _spent(run: Run, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    results = run.results
+    up, down = (
+        real(results.get(f"{way}_per_client")) or bytes_per_client(events, way) for way in ("bytes_up", "bytes_down")
+    )
+    known = [step.seconds for step in run.steps if step.seconds is not None]
+    spent = real(results.get("seconds")) or (sum(known) if known else None)
+    rounds = [counted(len(run.steps), "communication round")] if run.steps else []
+    return [
         ("Sent up", size(up), "by a client in the whole run, mean"),
         ("Sent down", size(down), "to a client in the whole run, mean"),
         ("Time", duration(spent), ", ".join(["wall clock", *rounds])),
     ]
-    items = "".join(
-        f"<div><dt>{clean(name)}</dt><dd>{clean(value)}</dd><dd>{clean(meaning)}</dd></div>"
-        for name, value, meaning in tiles
-    )
-    return f'<dl class="numbers">{items}</dl>'
 
 
-def _data(run: Run) -> str:
-    folded = tables(run)
+def _data(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
+    folded = tables(run) + deviation_table(events)
     return f'<section class="data"><h2>Numbers</h2>{folded}</section>' if folded else ""

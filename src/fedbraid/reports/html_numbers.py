@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from fedbraid.evaluation import told
 
 FIRST = 1
 """The number under which task 0 is shown, as papers count."""
@@ -40,6 +42,7 @@ class Step:
     loss: float | None
     reported: int
     idle: int
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def real(value: object) -> float | None:
@@ -59,7 +62,8 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
     for event in events:
         correct, total = event.get("correct") or (), event.get("total") or ()
         reported, idle = len(event.get("reported") or ()), len(event.get("idle") or ())
-        if not reported and not idle and not sum(total):
+        scores = told(event)
+        if not reported and not idle and not scores:
             continue
         steps.append(
             Step(
@@ -75,6 +79,7 @@ def steps_of(events: Iterable[Mapping[str, Any]]) -> tuple[Step, ...]:
                 loss=real(event.get("loss")),
                 reported=reported,
                 idle=idle,
+                scores=scores,
             )
         )
     return tuple(steps)

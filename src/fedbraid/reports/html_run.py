@@ -45,6 +45,21 @@ class Run:
         return whole_stream(self.matrix)
 
     @property
+    def score_names(self) -> list[str]:
+        """What the data set is measured by, the main score first."""
+        return list(self.results.get("score_names") or self.results.get("scores") or ["accuracy"])
+
+    @property
+    def other_scores(self) -> list[str]:
+        """The names of the scores that the accuracy over all classes does not tell already."""
+        return [name for name in self.score_names if name != "accuracy" or not self.counted]
+
+    @property
+    def counted(self) -> bool:
+        """Whether classes are told, so that there are right answers to count."""
+        return bool(self.matrix) or any(step.overall is not None for step in self.steps)
+
+    @property
     def tasks(self) -> int:
         """The number of tasks of the stream, as far as it is known."""
         seen = max((len(row) for row in self.matrix), default=0)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedbraid.evaluation import score_of
 from fedbraid.reports.chart_frame import clean
 from fedbraid.reports.html_numbers import (
     FIRST,
@@ -72,7 +73,7 @@ def _tasks(run: Run) -> str:
         best, last = drops.get(task, (None, final[task] if task < len(final) else None))
         lost = percent(best - last) if best is not None and last is not None else "–"
         rows.append([task_name(task), run.classes(task), percent(best), percent(last), lost])
-    return _table("Tasks", ["task", "classes", "best earlier", "final", "forgetting"], rows, words=2)
+    return folded_table("Tasks", ["task", "classes", "best earlier", "final", "forgetting"], rows, words=2)
 
 
 def _matrix(run: Run) -> str:
@@ -81,17 +82,19 @@ def _matrix(run: Run) -> str:
         ["all tasks" if run.together else task_name(i), *map(percent, row), *[""] * (columns - len(row))]
         for i, row in enumerate(run.matrix)
     ]
-    return _table("Accuracy matrix", ["after", *(task_name(j) for j in range(columns))], rows)
+    return folded_table("Accuracy matrix", ["after", *(task_name(j) for j in range(columns))], rows)
 
 
 def _rounds(run: Run) -> str:
+    names = run.other_scores
     rows = [
         [
             str(step.place),
             run.learned(step.task),
             f"{step.phase} {step.round + FIRST}",
             f"{step.reported} of {step.reported + step.idle}",
-            percent(step.overall),
+            *([percent(step.overall)] if run.counted or not names else []),
+            *(score_of(name).text(step.scores.get(name)) for name in names),
             "–" if step.loss is None else f"{step.loss:#.4g}",
             size(step.up.mean if step.up else None),
             size(step.down.mean if step.down else None),
@@ -99,8 +102,9 @@ def _rounds(run: Run) -> str:
         ]
         for step in run.steps
     ]
-    head = ["round", "task", "phase", "clients", "accuracy, all seen", "loss", "up", "down", "time"]
-    return _table("Communication rounds, bytes as the mean of a client", head, rows, words=3)
+    told = [*(["accuracy, all seen"] if run.counted or not names else []), *(score_of(name).heading for name in names)]
+    head = ["round", "task", "phase", "clients", *told, "loss", "up", "down", "time"]
+    return folded_table("Communication rounds, bytes as the mean of a client", head, rows, words=3)
 
 
 def _samples(run: Run) -> str:
@@ -110,10 +114,10 @@ def _samples(run: Run) -> str:
         [str(client), *(f"{count:,}" for count in counts), *[""] * (tasks - len(counts)), f"{sum(counts):,}"]
         for client, counts in samples.items()
     ]
-    return _table("Samples by client", ["client", *(task_name(task) for task in range(tasks)), "sum"], rows)
+    return folded_table("Samples by client", ["client", *(task_name(task) for task in range(tasks)), "sum"], rows)
 
 
-def _table(title: str, head: Sequence[str], rows: Cells, words: int = 1) -> str:
+def folded_table(title: str, head: Sequence[str], rows: Cells, words: int = 1) -> str:
     """A folded table; the first `words` columns are text, the others numbers. Empty without rows."""
     if not rows:
         return ""

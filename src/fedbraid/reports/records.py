@@ -9,14 +9,18 @@ from typing import Any
 
 from fedbraid.core import Event
 from fedbraid.errors import RunError
+from fedbraid.evaluation import scores
 
 Record = Mapping[str, Any]
 
 
 def record(event: Event) -> dict[str, Any]:
-    """What is told of a finished round; `loss`, `correct` and `total` are null where there is none."""
+    """What is told of a finished round; `loss`, `correct` and `total` are null where there is none.
+
+    `deviation` is (scaled, relative) by layer, as in `merges.deviation`: what averaging the factors loses.
+    `scores` holds every score that the sums of the evaluation give; it is empty where right answers alone are counted.
+    """
     outcome, test = event.outcome, event.test
-    samples = outcome.total.get("metric/samples")
     return {
         "event": event.number,
         "task": event.round.task.index,
@@ -28,9 +32,12 @@ def record(event: Event) -> dict[str, Any]:
         "bytes_down": dict(outcome.bytes_down),
         "seconds": outcome.seconds,
         "test_seconds": test.seconds if test else 0.0,
-        "loss": (outcome.total["metric/loss"] / samples).item() if samples is not None else None,
-        "correct": test.total["correct"].tolist() if test else None,
-        "total": test.total["total"].tolist() if test else None,
+        "values_up": dict(outcome.values_up),
+        "loss": event.figures.get("loss"),
+        "deviation": {layer: list(sizes) for layer, sizes in event.figures.get("deviation", {}).items()},
+        "correct": test.total["correct"].tolist() if test and "correct" in test.total else None,
+        "total": test.total["total"].tolist() if test and "total" in test.total else None,
+        "scores": scores(test.total) if test else {},
     }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedbraid.evaluation import SCORES, score_of
 from fedbraid.reports import tables
 from fedbraid.reports.published import Published
 
-MEASURES = {100.0: "%", 1e-6: "MB", 1.0: "s"}
+MEASURES = {100.0: "%", 1e-6: "MB", 1e-3: "thousand", 1.0: "s"}
 """What a column is measured in, by the unit that its values are multiplied into."""
 
 
@@ -27,10 +28,25 @@ class Column:
 
     @property
     def measure(self) -> str:
+        if self.key in MAIN or self.key in SCORES:
+            return "x 100" if self.unit > 1 else "x 1"
         return MEASURES[self.unit]
 
+    def on(self, results: Sequence[Mapping[str, Any]]) -> Column:
+        """The column on the data set of these results: what "score" means there."""
+        if self.key not in MAIN:
+            return self
+        score = tables.main_score(results)
+        return Column(self.key, MAIN[self.key].format(score.heading), score.unit, score.more_is_better)
 
-COLUMNS = {key: Column(key, heading, unit, key in ("faa", "aia")) for key, heading, unit in tables.COLUMNS}
+
+MAIN = {"score": "{}", "best_score": "best {}"}
+"""The columns of a data set's main score, and how it is named in them."""
+
+COLUMNS = {
+    key: Column(key, heading, unit, score_of(key).more_is_better if key in {*MAIN, *SCORES} else key in ("faa", "aia"))
+    for key, heading, unit in (*tables.COLUMNS, *tables.ADAPTER_COLUMNS, *tables.SCORE_COLUMNS)
+}
 
 FEDERATED = ("forgetting", "bytes_up_per_client", "bytes_down_per_client")
 """What has no meaning where all data are learned at once in one place."""
@@ -97,6 +113,11 @@ class Table:
         """The entries of one data set, one a method."""
         return [entry for entry in self.entries if entry.data == data]
 
+    def columns_on(self, data: str) -> list[Column]:
+        """The columns as they are on a data set."""
+        results = [result for entry in self.on(data) for result in entry.results.values()]
+        return [column.on(results) for column in self.columns]
+
     @property
     def failed(self) -> bool:
         return any(entry.failures for entry in self.entries)
@@ -132,6 +153,8 @@ def notes(table: Table) -> list[str]:
     said = [f"Mean ± sample deviation over the seeds {seeds}." if several else f"One run, seed {seeds}: no deviation."]
     if percents:
         said.append(f"{', '.join(percents)} in percent.")
+    if times := dict.fromkeys(c.heading for d in table.data for c in table.columns_on(d) if c.measure == "x 100"):
+        said.append(f"{', '.join(times)} times 100.")
     if any(column.measure == "MB" for column in table.columns):
         said.append("MB up and down: 10^6 bytes of a client in the whole run, mean over clients.")
     said += table.remarks
@@ -166,7 +189,7 @@ def marks(entries: Sequence[Entry], column: Column) -> dict[str, str]:
 def _section(table: Table, data: str) -> Section:
     entries = table.on(data)
     headings, columns = ["method"], [[Cell(_name(entry, table)) for entry in entries]]
-    for column in table.columns:
+    for column in table.columns_on(data):
         found = marks(entries, column)
         headings.append(column.heading)
         columns.append([Cell(_text(entry, column), found.get(entry.method, "")) for entry in entries])
@@ -217,7 +240,7 @@ def _sources(table: Table) -> list[str]:
     shown = {
         f"{entry.data}, {column.heading} of {entry.method}: {number.value:g} ({number.source})": None
         for entry in table.entries
-        for column in table.columns
+        for column in table.columns_on(entry.data)
         for number in entry.references(column)
     }
     said = "Published numbers stand where data set, backbone, tasks, clients and partition are the same: "

@@ -14,8 +14,9 @@ from fedbraid.reports.charts import Line, line_chart
 from fedbraid.reports.html import page
 from fedbraid.reports.html_numbers import counted, percent, real, size, size_mark
 from fedbraid.reports.html_run import NARROW, figure, no_figure
-from fedbraid.reports.table import COLUMNS, Cell, Entry, Section, Table, marks, notes, sections
+from fedbraid.reports.table import COLUMNS, Cell, Column, Entry, Section, Table, marks, notes, sections
 from fedbraid.reports.table_charts import Dot, dot_rows
+from fedbraid.reports.tables import main_score
 
 Words = Callable[[float], str]
 
@@ -45,7 +46,8 @@ def render(table: Table) -> str:
     parts = [_headline(table)]
     for section in sections(table):
         entries = table.on(section.data)
-        drawings = [_lines(section.data, entries), *(_dots(section.data, entries, *words) for words in FIGURES)]
+        drawings = [_lines(section.data, entries)] if _counted(entries) else []
+        drawings += [_dots(section.data, entries, *words) for words in _figures(entries)]
         parts.append(
             f'<section class="dataset"><h2 class="name">{clean(section.data)}</h2>{_numbers(section)}'
             f'<div class="figures">{"".join(drawings)}</div></section>'
@@ -53,6 +55,23 @@ def render(table: Table) -> str:
     items = "".join(f"<li>{clean(note)}</li>" for note in notes(table))
     parts.append(f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>')
     return page(table.title, "".join(parts))
+
+
+def _counted(entries: Sequence[Entry]) -> bool:
+    """Whether classes are told, as far as anything is known."""
+    found = [result for entry in entries for result in entry.results.values()]
+    return not found or any("faa" in result for result in found)
+
+
+def _figures(entries: Sequence[Entry]) -> list[tuple[str, str, Words, Words, str]]:
+    """The numbers to draw: those of accuracy where classes are told, and the main score where it is another."""
+    found = [result for entry in entries for result in entry.results.values()]
+    score = main_score(found)
+    figures = [words for words in FIGURES if _counted(entries) or words[0] not in ("faa", "forgetting")]
+    if score == main_score([]):
+        return figures
+    meaning = f"The main score, after the last round{', times 100' if score.unit > 1 else ''}."
+    return [("score", score.heading, score.text, lambda value: f"{score.unit * value:g}", meaning), *figures]
 
 
 def _headline(table: Table) -> str:
@@ -95,9 +114,10 @@ def _side(place: int) -> str:
 
 def _dots(data: str, entries: Sequence[Entry], key: str, name: str, show: Words, mark: Words, meaning: str) -> str:
     """One number of every method, as dots with deviations."""
-    best = marks(entries, COLUMNS[key])
-    drawn = [entry for entry in entries if entry.number(COLUMNS[key]) or not entry.results]
-    dots = [_dot(entry, key, show, strong=best.get(entry.method) == "best") for entry in drawn]
+    column = COLUMNS[key].on([result for entry in entries for result in entry.results.values()])
+    best = marks(entries, column)
+    drawn = [entry for entry in entries if entry.number(column) or not entry.results]
+    dots = [_dot(entry, column, show, strong=best.get(entry.method) == "best") for entry in drawn]
     if all(dot.mean is None for dot in dots):
         return no_figure(name, "No run has finished.")
     known = [dot.mean for dot in dots if dot.mean is not None]
@@ -109,7 +129,7 @@ def _dots(data: str, entries: Sequence[Entry], key: str, name: str, show: Words,
             description=". ".join(f"{dot.name}: {dot.value}" for dot in dots),
             width=width,
             show=mark,
-            low=None if key == "faa" else min(0.0, *known),
+            low=None if key in ("faa", "score") else min(0.0, *known),
         )
 
     caption = f"{meaning} Line: one deviation to each side. Small dots: single runs."
@@ -118,8 +138,7 @@ def _dots(data: str, entries: Sequence[Entry], key: str, name: str, show: Words,
     return figure(name, caption, draw)
 
 
-def _dot(entry: Entry, key: str, show: Words, *, strong: bool) -> Dot:
-    column = COLUMNS[key]
+def _dot(entry: Entry, column: Column, show: Words, *, strong: bool) -> Dot:
     cell = entry.number(column)
     mean, deviation = (cell[0] / column.unit, cell[1] / column.unit) if cell else (None, 0.0)
     spread = f" ± {show(deviation)}" if deviation else ""
@@ -128,7 +147,7 @@ def _dot(entry: Entry, key: str, show: Words, *, strong: bool) -> Dot:
         name=entry.name,
         mean=mean,
         deviation=deviation,
-        runs=[result[key] for result in entry.results.values() if real(result.get(key)) is not None],
+        runs=[v for result in entry.results.values() if (v := real(result.get(column.key))) is not None],
         published=[reference.value / column.unit for reference in entry.references(column)],
         value=missing if mean is None else f"{show(mean)}{spread}",
         strong=strong,
@@ -175,7 +194,7 @@ def _lines(data: str, entries: Sequence[Entry]) -> str:
 
 def _curve(results: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """(task, mean accuracy); a run that learned all tasks at once has its only point after the last one."""
-    rows = [result["accuracy_by_task"] for result in results]
+    rows = [result["accuracy_by_task"] for result in results if "accuracy_by_task" in result]
     count = min(map(len, rows), default=0)
     last = int(results[0].get("tasks", count)) if results else 0
     shift = last - count if count == 1 else 0

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Columns
 from rich.text import Text
 
+from fedbraid.evaluation import score_of
 from fedbraid.reports.html_numbers import counted, duration, percent
 from fedbraid.reports.table import Cell, Section, Table, notes, sections
 
@@ -62,8 +63,11 @@ def cell_line(name: str, error: str | None, found: Mapping[str, Any]) -> str:
     """One cell that is over, in one line."""
     if error:
         return f"[red]failed[/]  {escape(name)}  [dim]{escape(error)}[/]"
-    faa, seconds = percent(found["faa"]), duration(found["seconds"])
-    return f"[green]done[/]    {escape(name)}  FAA [bold]{faa}[/]  [dim]{seconds}[/]"
+    shown = score_of(found.get("score_name", "accuracy"))
+    heading, value = shown.heading, shown.text(found.get("score"))
+    if shown.heading == "accuracy" and "faa" in found:
+        heading, value = "FAA", percent(found["faa"])
+    return f"[green]done[/]    {escape(name)}  {heading} [bold]{value}[/]  [dim]{duration(found['seconds'])}[/]"
 
 
 def final(console: Console, table: Table, paths: Sequence[Path]) -> None:

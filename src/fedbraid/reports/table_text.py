@@ -22,7 +22,7 @@ def markdown(table: Table) -> str:
 
 def records(table: Table) -> list[dict[str, Any]]:
     """One record for each data set, method and metric; numbers in the unit that is named."""
-    return [_record(entry, column) for entry in table.entries for column in table.columns]
+    return [_record(entry, column) for entry in table.entries for column in table.columns_on(entry.data)]
 
 
 def csv_text(table: Table) -> str:

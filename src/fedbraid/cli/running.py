@@ -1,4 +1,4 @@
-"""The command line. Every command imports what it needs when it runs, so that `--help` answers at once."""
+"""Commands that compute: a run, its continuation, a table of runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedbraid.terminal import drive, fail, print_json, print_table
-from fedbraid.version import __version__
+from fedbraid.cli.app import Folder, app
+from fedbraid.terminal import drive, fail, print_table
 
 if TYPE_CHECKING:
     from fedbraid.config import Config
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Federated, continual fine-tuning of pre-trained models: statistics add, the server solves the sum.",
-)
-
-Folder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
 @app.command()
@@ -99,36 +89,6 @@ def resume(
 
 
 @app.command()
-def report(run: Folder) -> None:
-    """Write the report of a run, also of an unfinished one."""
-    from fedbraid import runs
-
-    runs.read_config(run)
-    typer.echo(runs.write_report(run))
-
-
-@app.command()
-def compare(
-    run: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")], as_json: AsJson = False
-) -> None:
-    """Runs side by side: mean and deviation over seeds."""
-    from fedbraid import runs
-    from fedbraid.reports import tables
-
-    pairs = [(runs.read_config(folder).model_dump(), runs.read_results(folder)) for folder in run]
-    rows = tables.rows(pairs)
-    headings = [heading for _, heading, _ in tables.COLUMNS]
-    if as_json:
-        cells = [dict(zip(headings, row.cells, strict=True)) for row in rows]
-        print_json([{"label": r.label, "runs": r.runs} | c for r, c in zip(rows, cells, strict=True)])
-        return
-    print_table(
-        ["setting", "runs", *headings],
-        [[row.label, str(row.runs), *[tables.text(cell, row.runs) for cell in row.cells]] for row in rows],
-    )
-
-
-@app.command()
 def table(
     grid: Annotated[Path, typer.Argument(help="A grid file.", metavar="GRID")],
     out: Annotated[Path | None, typer.Option(help="The folder to fill; runs/ and the grid's name otherwise.")] = None,
@@ -149,108 +109,6 @@ def table(
         fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
     if not complete:
         fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
-
-
-@app.command()
-def methods(as_json: AsJson = False) -> None:
-    """The methods there are."""
-    from dataclasses import asdict
-
-    from fedbraid.methods import METHODS
-
-    about = [entry.about for entry in METHODS.values()]
-    if as_json:
-        print_json([asdict(row) for row in about])
-        return
-    print_table(
-        ["name", "family", "travels up", "citation"],
-        [[a.name, a.family, a.travels, a.citation] for a in about],
-    )
-
-
-@app.command()
-def datasets(as_json: AsJson = False) -> None:
-    """The data sets known by name."""
-    from fedbraid.data import DATASETS
-
-    rows = [
-        {
-            "name": s.name,
-            "modality": s.modality,
-            "classes": s.classes,
-            "tasks": s.tasks,
-            "source": s.origin,
-            "page": s.page,
-            "hub": s.hub,
-            "licence": s.licence,
-        }
-        for s in DATASETS.values()
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    keys = ["name", "modality", "classes", "tasks", "licence", "source"]
-    print_table(keys, [[str(row[key]) for key in keys] for row in rows])
-
-
-@app.command()
-def recipes(as_json: AsJson = False) -> None:
-    """The recipes there are: published settings by name."""
-    from fedbraid import config as configs
-
-    rows = [{"name": name, "title": configs.recipe_title(name)} for name in configs.recipes()]
-    if as_json:
-        print_json(rows)
-        return
-    print_table(["name", "title"], [[*row.values()] for row in rows])
-
-
-@app.command()
-def export(
-    run: Folder,
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    format: Annotated[str, typer.Option(help="peft (an adapter folder) or merged (a whole model).")] = "peft",
-) -> None:
-    """Write the tuned model: as a PEFT adapter, or merged into its backbone."""
-    from fedbraid.export import export_run
-
-    typer.echo(export_run(run, out, format=format))
-
-
-@app.command()
-def predict(
-    run: Folder,
-    inputs: Annotated[
-        list[str], typer.Argument(help="Image files, or texts (@FILE reads one a line).", metavar="INPUT...")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Classify images or texts with the model of a run."""
-    from fedbraid.export import predict_run
-
-    rows = predict_run(run, inputs)
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        typer.echo(f"{row['label']}\t{row['probability']:.3f}\t{row['input']}")
-
-
-@app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if show:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-def main() -> None:
-    """The entry point: errors that a user is meant to read are printed without a traceback."""
-    from fedbraid.errors import RunError, UserError
-
-    try:
-        app()
-    except (UserError, RunError) as error:
-        fail(str(error), 2)
 
 
 def _default_folder(settings: Config) -> Path:

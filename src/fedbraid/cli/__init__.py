@@ -1,0 +1,31 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedbraid.cli import models, running, telling
+from fedbraid.cli.app import app
+from fedbraid.terminal import fail
+from fedbraid.version import __version__
+
+__all__ = ["app", "main", "models", "running", "telling"]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point: errors that a user is meant to read are printed without a traceback."""
+    from fedbraid.errors import RunError, UserError
+
+    try:
+        app()
+    except (UserError, RunError) as error:
+        fail(str(error), 2)
