@@ -2,8 +2,8 @@
 
     python benchmarks/residual.py [--quick]
 
-For every layer shape, number of clients K and rank r: seconds of processor time (after a first time; ours the median of five), peak memory above
-that of the factors themselves, and megabytes of what is sent in fp32, of
+For every layer shape, number of clients K and rank r: seconds of processor time (after a first time; ours the median of
+five), peak memory above that of the factors themselves, and megabytes of what is sent in fp32, of
 
     dense   sum_i p_i (B_i A_i) - Bbar Abar as a matrix in fp32, product by product: what public code does
     ours    exact factors of rank (K - 1) r in fp64 (`fedbraid.low_rank.residual`), their product where that is smaller

@@ -147,6 +147,8 @@ def test_a_run_is_exported_and_answers_prompts(own, llama, tmp_path, monkeypatch
         out = ["export", str(run), "--out", str(tmp_path / form), "--format", form]
         assert runner.invoke(app, out, catch_exceptions=False).exit_code == 0
     assert "tokenizer.json" in os.listdir(tmp_path / "merged")
+    writing = [(folder / "generation_config.json").read_bytes() for folder in (llama, tmp_path / "merged")]
+    assert writing[0] == writing[1]
     assert not {"head.safetensors", "classes.json"} & {*os.listdir(tmp_path / "merged"), *os.listdir(tmp_path / "peft")}
     _check_exports(tmp_path, llama)
 
@@ -199,7 +201,7 @@ def test_what_does_not_go_together_is_refused(more, message, own, llama):
     [
         ("backbone.dtype=bf16", r"backbone\.dtype = 'bf16'"),
         ("training.label_smoothing=0.1", r"training\.label_smoothing = 0\.1"),
-        ("training.gradient_checkpointing=true", r"training\.gradient_checkpointing"),
+        ("training.gradient_checkpointing=true", r"training\.gradient_checkpointing = True"),
         ("data.template=chat", r"data\.template = 'chat'"),
         ("data.match=final", r"data\.match = 'final'"),
         ("data.prompt_column=ask", r"data\.prompt_column = 'ask'"),

@@ -9,6 +9,7 @@ from toydata import toy_dataset
 from fedbraid.core import ImageInput, TextInput
 from fedbraid.data import Dataset, Table, make_clients, make_partition, make_stream
 from fedbraid.errors import UserError
+from fedbraid.testing.worlds import image_world
 
 CPU = torch.device("cpu")
 PLAIN = ImageInput(8, 1, (0.0,), (1 / 255,))
@@ -164,3 +165,8 @@ def test_a_partition_of_other_data():
 def test_a_batch_has_a_size():
     with pytest.raises(UserError, match="batch size is 0"):
         next(parties()[0]["0"].train(STREAM.tasks[0]).batches(0, device=CPU))
+
+
+def test_a_client_without_any_sample_sits_out() -> None:
+    world = image_world(without_task=0)
+    assert [len(world.clients["b"].train(task)) for task in world.tasks] == [0, 0, 0]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedbraid import config
 from fedbraid.errors import UserError
 from fedbraid.local.capacities import Capacities
 from fedbraid.local.training import Training
@@ -56,6 +57,14 @@ def test_the_rest_is_as_received_or_zero() -> None:
     assert torch.equal(whole["lora_B/x"][:, :1], sent["lora_B/x"])
     dropped = Capacities(1.0, rest="dropped").whole(SHARED, sent)
     assert torch.equal(dropped["lora_B/x"][:, 1:], torch.zeros(5, 2))
+
+
+@pytest.mark.parametrize("alpha", [0.0, -2.0, float("inf")])
+def test_a_scale_that_nothing_can_be_trained_or_sent_at_is_refused(alpha: float) -> None:
+    with pytest.raises(UserError, match=r"adapter.alpha = .* must be above 0"):
+        Adapter(alpha=alpha)
+    with pytest.raises(UserError, match=r"adapter.alphas holds .* must be above 0"):
+        config.capacities(config.read({"method": {"name": "fedit"}, "adapter": {"alphas": [alpha]}}), ["a"])
 
 
 def test_scales_follow_ranks_and_alphas() -> None:

@@ -123,7 +123,7 @@ def _drain(tensors):
 
 
 def _double(tensors):
-    tensors[KEY.removesuffix(".weight")] = tensors[KEY]
+    tensors[KEY.removesuffix(".weight")] = tensors[KEY].clone()
 
 
 def _magnitude(tensors):

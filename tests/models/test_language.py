@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedbraid.core import IGNORED
 from fedbraid.errors import UserError
-from fedbraid.models import Adapter, LanguageModel, load_causal
+from fedbraid.models import Adapter, LanguageModel, load_backbone, load_causal
 from fedbraid.models.language import next_tokens
 from fedbraid.testing import random_bert, save_causal
 from fedbraid.testing.language import SMALL
@@ -275,6 +275,26 @@ def test_what_writes_no_text_is_refused(tmp_path):
         load_causal("tiny")
     with pytest.raises(UserError, match="is no model folder"):
         load_causal("/nowhere")
+
+
+@pytest.mark.parametrize("load", [load_causal, load_backbone])
+def test_a_tokenizer_without_a_token_to_pad_with_is_refused(load, tmp_path):
+    folder = save_causal(config_of("llama"), tmp_path / "llama")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"neither a padding token nor an end-of-sequence token"):
+        load(str(folder))
+
+
+def test_a_fresh_model_and_one_of_another_rank_do_not_drop_inputs(causal):
+    model = LanguageModel(load_causal(str(causal("llama"))), Adapter(rank=4, dropout=0.5))
+    small = LanguageModel(load_causal(str(causal("llama"))), Adapter(rank=2))
+    for values in (drawn(model), drawn(small)):
+        model.load(values)
+        with torch.no_grad():
+            found = [model.logits(model.features(batch(model.backbone))) for _ in range(2)]
+        assert torch.equal(*found)
 
 
 def test_logits_made_in_a_way_that_is_not_known_are_refused(causal):

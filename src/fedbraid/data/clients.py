@@ -172,11 +172,10 @@ def make_clients(
     none = torch.empty(0, dtype=torch.int64)
     train, test = dataset.train, dataset.test
     samples, labels = _samples(dataset, train, input, augment, template), stream.place(train.labels)
+    held = {client: torch.tensor(partition.clients[client], dtype=torch.long) for client in sorted(partition.clients)}
     clients = {
-        client: Party(
-            client, samples, labels, torch.tensor(partition.clients[client]), none, train.targets, train.answers or ()
-        )
-        for client in sorted(partition.clients)
+        client: Party(client, samples, labels, own, none, train.targets, train.answers or ())
+        for client, own in held.items()
     }
     everything = torch.arange(len(test))
     tests, places = _samples(dataset, test, input, augment, template), stream.place(test.labels)
