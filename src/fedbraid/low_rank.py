@@ -70,17 +70,18 @@ def norm(factors: Factors) -> float:
     return (_triangle(left.double()) @ _triangle(right.double().T).T).norm().item()
 
 
-def split(factors: Factors, rank: int) -> tuple[Factors, Factors]:
+def split(factors: Factors, rank: int, *, even: bool = True) -> tuple[Factors, Factors]:
     """(best, rest): the best approximation of the product of at most this rank, and exactly what it leaves out.
 
-    Singular values are shared evenly between both factors, so that the first columns of `best` are the most important
-    ones and neither factor is large. Eckart and Young, 1936; thin QR of both factors and an SVD of the small core.
+    The first columns are the most important ones. Singular values are shared evenly between both factors, or stay with
+    the left one, so that the rows of the right one are orthonormal, also where a singular value is zero. Eckart
+    and Young, 1936; thin QR of both factors and an SVD of the small core.
     """
     left, right = (factor.double() for factor in factors)
     outer, inner = torch.linalg.qr(left), torch.linalg.qr(right.T)
     u, values, v = torch.linalg.svd(outer.R @ inner.R.T, full_matrices=False)
-    root = values.sqrt()
-    columns, rows = outer.Q @ (u * root), (root[:, None] * v) @ inner.Q.T
+    own, other = (values.sqrt(), values.sqrt()) if even else (values, torch.ones_like(values))
+    columns, rows = outer.Q @ (u * own), (other[:, None] * v) @ inner.Q.T
     return (columns[:, :rank], rows[:rank]), (columns[:, rank:], rows[rank:])
 
 

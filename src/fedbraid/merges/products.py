@@ -1,7 +1,7 @@
 """Merges of low-rank updates by their products: stacked side by side, or cut down to the best of a rank.
 
     Stack   B* = [p_1 B_1 ... p_K B_K],  A* = [A_1; ...; A_K]:  B* A* = sum_i p_i B_i A_i,  of rank K r
-    Cut     (B*, A*) the best approximation of the same sum of rank r, singular values shared between the factors
+    Cut     B* = U S, A* = V^T of the r leading singular triplets of the same sum
 
 Stack: Wang et al., FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank Adaptations, NeurIPS
 2024 (arXiv 2409.05976). Cut: Bai et al., FlexLoRA: Federated Fine-tuning of Large Language Models under Heterogeneous
@@ -51,7 +51,7 @@ class Cut:
     def solve(self, total: Statistic) -> Tensors:
         merged: dict[str, Tensor] = dict(Mean().solve(total))
         for layer in gathered.layers(total):
-            (left, right), _ = split(_product(total, layer), self.rank)
+            (left, right), _ = split(_product(total, layer), self.rank, even=False)
             missing = self.rank - left.shape[1]  # a small layer may have fewer singular values than the rank
             merged[f"lora_B/{layer}"] = _padded(left, missing, 1)
             merged[f"lora_A/{layer}"] = _padded(right, missing, 0)

@@ -3,12 +3,12 @@
 Bai et al., FlexLoRA: Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources,
 NeurIPS 2024 (arXiv 2402.11505).
 
-    (B*, A*) = the r leading singular triplets of  sum_i p_i s_i B_i A_i       client i takes the first r_i of them
+    B* = U S,  A* = V^T      of the r leading singular triplets of sum_i p_i s_i B_i A_i; client i takes r_i of them
 
 Not exact: what lies beyond the rank is lost (the deviation report shows averaging's loss, not this one).
 Travels up: both factors, of the client's own rank, the head, the sample count. Down: the factors.
-Differs from public code: the decomposition is that of a small core (see `merges.products`); singular values are shared
-evenly between both factors, since Adam's steps on a factor do not scale with the other; weights by sample counts.
+Singular values stay with B, so that a direction in which nothing is learned yet can be.
+Differs from public code: the decomposition is that of a small core (see `merges.products`); weights by sample counts.
 """
 
 from __future__ import annotations

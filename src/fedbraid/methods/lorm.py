@@ -89,11 +89,11 @@ class LoRM(Options):
             measures=partial(self._round_grams, kind),
             cohort=setting.cohort,
         )
+        # Everyone with samples of the task is asked: a cohort drawn anew might have none, and the task would be lost.
         consolidate = Measure(
             partial(self._task_grams, kind),
             partial(self._consolidate, kind),
             lifted=memory.additive,
-            cohort=setting.cohort,
         )
         predicting = partial(memory.predicting, kind=kind)
         return Method(
