@@ -129,3 +129,12 @@ def test_the_deviation_is_told_of_rounds_that_train_both_factors(world: Make) ->
         rounds = [e.figures["deviation"] for e in here.run(here.method(name)) if e.round.phase == "train"]
         assert all((set(found) == set(here.model.layers)) == told for found in rounds), name
         assert all(relative > 0 for found in rounds for _, relative in found.values())
+
+
+def test_options_say_whether_all_that_is_sent_adds_up() -> None:
+    assert not METHODS["fedex_lora"]().sums
+    assert METHODS["fedex_lora"](encoding="dense").sums
+    assert METHODS["fed_talora"](encoding="sketch", sketch_width=8).sums
+    assert METHODS["fed_talora"](residual=False).sums
+    assert not METHODS["flora"]().sums
+    assert METHODS["lorm"]().sums

@@ -82,6 +82,11 @@ class Options(Protocol):
     about: ClassVar[About]
 
     @property
+    def sums(self) -> bool:
+        """Whether all that these options send adds up (see `About.sums`)."""
+        return self.about.sums
+
+    @property
     def exact(self) -> bool:
         """Whether these options aggregate low-rank updates exactly (see `About.exact`)."""
         return self.about.exact

@@ -18,15 +18,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fedbraid.core import Method
-from fedbraid.merges import FedEx
 from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.exact import ResidualOptions
 from fedbraid.methods.fedavg import averaging, carried
-from fedbraid.methods.fedex_lora import exact
 from fedbraid.models.adapters import Adapter
 
 
 @dataclass(frozen=True)
-class FedTaLoRA(Options):
+class FedTaLoRA(ResidualOptions):
     """The options of Fed-TaLoRA."""
 
     residual: bool = True
@@ -50,13 +49,23 @@ class FedTaLoRA(Options):
 
     @property
     def exact(self) -> bool:
-        """With the residual alone."""
-        return self.residual
+        """With the whole residual alone."""
+        return self.residual and super().exact
+
+    @property
+    def sums(self) -> bool:
+        """Without the residual everything adds up."""
+        return not self.residual or super().sums
+
+    @property
+    def own_merge(self) -> bool:
+        """With a bound on the residual."""
+        return self.residual and super().own_merge
 
     @property
     def without_residual(self) -> Options | None:
         """The same layers, averaged as in FedIT."""
-        return replace(self, residual=False) if self.residual else None
+        return FedTaLoRA(residual=False, blocks=self.blocks) if self.residual else None
 
     def adapter(self, given: Adapter) -> Adapter:
         """The given adapter, on the first blocks where it names none."""
@@ -65,5 +74,5 @@ class FedTaLoRA(Options):
     def build(self, setting: Setting) -> Method:
         """FedEx-LoRA's aggregation over the stream, or plain means without the residual."""
         if self.residual:
-            return exact(self.about.name, setting, FedEx())
+            return self.restored(setting)
         return carried(self.about.name, setting, {"train": averaging(setting)})

@@ -14,31 +14,18 @@ in fp32; its rank may be bounded without losing anything for good (`methods.resi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
-from fedbraid.algebra import Tensors
-from fedbraid.core import Data, Method, Model, Round, State
-from fedbraid.merges import FedEx, Merge, gathered
-from fedbraid.methods import residuals
-from fedbraid.methods.base import About, Options, Setting, require
-from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.core import Method
+from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.exact import ResidualOptions
 from fedbraid.methods.fedit import FedIT
-
-Absorb = Callable[[Model, State, Tensors, Round], State]
 
 
 @dataclass(frozen=True)
-class FedExLoRA(Options):
-    """The options of FedEx-LoRA; the paper's method is the default."""
-
-    encoding: Literal["factors", "sketch", "dense"] = "factors"
-    """How the residual reaches the server: clients' factors one by one, or sums of sketches or of products."""
-    sketch_width: int = 0
-    """Of a sketch: (clients in a round - 1) x rank or more, or a run is refused."""
-    residual_rank: int = 0
-    """A bound on the rank of a round's residual; what is cut is carried on. 0 bounds nothing."""
+class FedExLoRA(ResidualOptions):
+    """The options of FedEx-LoRA are those of the residual; the paper's method is the default."""
 
     about: ClassVar[About] = About(
         name="fedex_lora",
@@ -55,47 +42,10 @@ class FedExLoRA(Options):
     )
 
     @property
-    def exact(self) -> bool:
-        """Round by round only without a bound: what a bound cuts comes in later rounds."""
-        return self.residual_rank == 0
-
-    @property
-    def own_merge(self) -> bool:
-        """With a bound on the residual."""
-        return self.residual_rank > 0
-
-    @property
     def without_residual(self) -> Options:
         """FedIT."""
         return FedIT()
 
     def build(self, setting: Setting) -> Method:
         """`UserError` for options that do not go together."""
-        require(self.residual_rank >= 0, "residual_rank", self.residual_rank, "must not be negative; 0 bounds nothing")
-        sketched = self.encoding == "sketch"
-        require(not sketched or self.sketch_width > 0, "sketch_width", self.sketch_width, "a sketch needs a width")
-        bounded = self.residual_rank > 0
-        require(not bounded or self.encoding != "dense", "residual_rank", self.residual_rank, "needs factors or sketch")
-        return exact(self.about.name, setting, FedEx(self.encoding, self.sketch_width), bound=self.residual_rank)
-
-
-def exact(name: str, setting: Setting, merge: Merge, absorb: Absorb | None = None, *, bound: int = 0) -> Method:
-    """One adapter carried through all tasks; what the merge leaves as a residual goes to the frozen weights."""
-    scale = setting.adapter.scale
-
-    def add(_model: Model, state: State, _sums: Tensors, round: Round) -> State:
-        return residuals.absorb(state, round, scale=scale, bound=bound)
-
-    train = replace(
-        averaging(setting),
-        merge=merge,
-        weights=lambda shared, _round: residuals.weights(shared),
-        measures=signed,
-        absorb=absorb or add,
-    )
-    return carried(name, setting, {"train": train}, weights=residuals.weights)
-
-
-def signed(_model: Model, _held: Tensors, data: Data, _round: Round) -> Tensors:
-    """Says whose the update is, where factors of different clients stay apart."""
-    return gathered.signature(data.client)
+        return self.restored(setting)

@@ -19,8 +19,8 @@ from typing import ClassVar
 from fedbraid.core import Method
 from fedbraid.merges import Cut
 from fedbraid.methods.base import About, Options, Setting
+from fedbraid.methods.exact import signed
 from fedbraid.methods.fedavg import averaging, carried
-from fedbraid.methods.fedex_lora import signed
 
 
 @dataclass(frozen=True)

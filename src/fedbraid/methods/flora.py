@@ -20,7 +20,7 @@ from fedbraid.core import Method, Model, Round, State
 from fedbraid.merges import Stack
 from fedbraid.methods import residuals
 from fedbraid.methods.base import About, Options, Setting
-from fedbraid.methods.fedex_lora import exact
+from fedbraid.methods.exact import with_residuals
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class FLoRA(Options):
             merged = residuals.absorb(state, round, scale=scale)
             return State({**merged.shared, **model.fresh(round.generator("adapter"))}, merged.server)
 
-        return exact(self.about.name, setting, Stack(), restart)
+        return with_residuals(self.about.name, setting, Stack(), restart)
