@@ -381,8 +381,10 @@ def small_example(folder, **training):
 
 
 def begun(*arguments):
+    """The command as a person starts it: Ctrl-C counts, also where the tests themselves run in the background."""
     command = [sys.executable, "-m", "fedbraid", "table", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heeded = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
 
 
 def called(*arguments):
