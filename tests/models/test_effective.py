@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedbraid.errors import UserError
 from fedbraid.models import AdaptedModel, Adapter, load_backbone
-from fedbraid.models.peft_files import save_adapter, save_apart, save_merged
+from fedbraid.models.peft_files import _lora, save_adapter, save_apart, save_merged
 
 Saved = Callable[[str], Path]
 ADAPTER = Adapter(rank=2, alpha=5.0, layers=("q_proj", "fc1", "fc2"))
@@ -66,3 +66,16 @@ def test_where_nothing_was_merged_there_is_nothing_apart(saved: Saved, tmp_path:
     weights = weights_of(model, dense=False, delta=False)
     with pytest.raises(UserError, match="use --format peft"):
         save_apart(weights, ADAPTER, model.layers, model.backbone, tmp_path)
+
+
+def test_a_rank_is_that_of_its_layer_alone_also_where_another_name_ends_like_it() -> None:
+    from peft import inject_adapter_in_model
+
+    inner = torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4)})
+    module = torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4), "inner": inner})
+    factors = {"fc": (torch.ones(4, 1), torch.ones(1, 4)), "inner.fc": (torch.ones(4, 2), torch.ones(2, 4))}
+    config, tensors = _lora(factors)
+    inject_adapter_in_model(config, module)
+    ranks = {name: module.get_submodule(name).r["default"] for name in factors}
+    assert ranks == {"fc": 1, "inner.fc": 2}
+    assert tensors["fc.lora_A.weight"].shape == (1, 4)

@@ -8,7 +8,6 @@ all layers exist. Sums are taken in fp64 and stored as fp32: rounded to bf16, a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from fedbraid.low_rank import Factors
 from fedbraid.merging.agreement import common
 from fedbraid.merging.folders import START, AdapterFolder
 from fedbraid.models import load_backbone
-from fedbraid.models.backbones import TINY
+from fedbraid.models.backbones import TINY, quietly
 from fedbraid.models.peft_files import BESIDE_WEIGHTS
 from fedbraid.models.torchvision import make_torchvision_importable
 
@@ -86,7 +85,7 @@ def save_model(model: nn.Module, name: str, out: Path) -> None:
         return
     from transformers.utils.hub import cached_file
 
-    with _quietly():
+    with quietly():
         model.save_pretrained(out)  # type: ignore[operator]
     for file in BESIDE:
         found = cached_file(_source(name), file, _raise_exceptions_for_missing_entries=False)
@@ -132,27 +131,11 @@ def _config(name: str):
 
 def _pretrained(of, source: str, extra: Mapping[str, int]) -> nn.Module:
     try:
-        with _quietly():
+        with quietly():
             return of.from_pretrained(source, trust_remote_code=False, dtype=torch.float32, **extra).eval()
     except Exception as error:  # as above
         first = str(error).strip().splitlines()[0]
         raise UserError(f"the base model in {source} cannot be loaded as {of.__name__}: {first}") from error
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' own bars and its report of heads that a base model does not have."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _head_size(whole: Mapping[str, Tensor]) -> dict[str, int]:

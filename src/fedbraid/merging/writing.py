@@ -17,6 +17,7 @@ from torch import Tensor
 from fedbraid.low_rank import Factors
 from fedbraid.merging.agreement import common
 from fedbraid.merging.folders import START, WEIGHTS, AdapterFolder, LoraLayer
+from fedbraid.models.adapters import only
 from fedbraid.models.torchvision import make_torchvision_importable
 
 
@@ -53,8 +54,8 @@ def write_adapter(
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type] (an integer by its annotation only)
-        rank_pattern={_only(name): found for name, found in ranks.items() if found != rank},
-        alpha_pattern={_only(name): found for name, found in alphas.items() if found != alpha},
+        rank_pattern={only(name): found for name, found in ranks.items() if found != rank},
+        alpha_pattern={only(name): found for name, found in alphas.items() if found != alpha},
         target_modules=list(layers),
         lora_dropout=max(adapter.config.get("lora_dropout") or 0.0 for adapter in adapters),
         fan_in_fan_out=any(adapter.config.get("fan_in_fan_out") for adapter in adapters),
@@ -86,11 +87,6 @@ def _beside(adapters: Sequence[AdapterFolder]) -> dict[str, Any]:
         "bias": adapters[0].config.get("bias") or "none",
         "modules_to_save": saved,
     }
-
-
-def _only(name: str) -> str:
-    """The pattern that this layer's name alone matches: peft also tries names that end like it."""
-    return "^" + name.replace(".", r"\.")
 
 
 def _storable(tensor: Tensor) -> Tensor:

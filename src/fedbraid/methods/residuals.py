@@ -81,9 +81,10 @@ def _place(name: str) -> tuple[int, ...]:
 def _compact(shared: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same, with a matrix in the place of factors that are together larger than it."""
     for layer, pairs in _pending(shared).items():
-        left, right = stacked(pairs)
-        if left.numel() + right.numel() < left.shape[0] * right.shape[1]:
+        size = sum(left.numel() + right.numel() for left, right in pairs)
+        if size < pairs[0][0].shape[0] * pairs[0][1].shape[1]:
             continue
+        left, right = stacked(pairs)
         ending = (f"/B/{layer}", f"/A/{layer}")
         shared = {k: v for k, v in shared.items() if not (k.startswith(f"{MERGED}/") and k.endswith(ending))}
         shared[f"{DENSE}/{layer}"] = (_dense(shared, layer) + left @ right).float()

@@ -89,6 +89,12 @@ def peft_config(adapter: Adapter, layers: Sequence[str], *, transposed: bool = F
     )
 
 
+def only(name: str) -> str:
+    """The key of peft's rank and alpha patterns that this layer's name alone matches; a plain name also matches names
+    that end like it."""
+    return "^" + name.replace(".", r"\.")
+
+
 def fresh_lora(layers: Mapping[str, tuple[int, int]], rank: int, generator: torch.Generator) -> dict[str, Tensor]:
     """`lora_A` Kaiming-uniform with a = sqrt 5 (uniform in +-1/sqrt(d_in)), `lora_B` zero, for layers (d_out, d_in)."""
     values: dict[str, Tensor] = {}

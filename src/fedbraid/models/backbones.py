@@ -113,7 +113,7 @@ def _load_module(source: str, config: Any) -> nn.Module:
 
 def load_checked(auto: Any, source: str, config: Any, **options: Any) -> nn.Module:
     """What transformers' class `auto` loads from there; every weight must be in the file."""
-    with _quietly():
+    with quietly():
         module, report = auto.from_pretrained(
             source,
             config=config,
@@ -131,8 +131,8 @@ def load_checked(auto: Any, source: str, config: Any, **options: Any) -> nn.Modu
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Loading shows no bar of transformers' own, and no report of an unused pooler; missing weights are our error."""
+def quietly() -> Iterator[None]:
+    """Loading shows no bar of transformers' own, and no report of weights without a place, such as an unused pooler."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

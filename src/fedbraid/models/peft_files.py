@@ -19,7 +19,7 @@ from fedbraid.algebra import Tensors, select
 from fedbraid.errors import UserError
 from fedbraid.low_rank import Factors
 from fedbraid.models import heads
-from fedbraid.models.adapters import Adapter, peft_config
+from fedbraid.models.adapters import Adapter, only, peft_config
 from fedbraid.models.backbones import TINY, Backbone, load_backbone
 from fedbraid.models.causal import CausalBackbone, load_causal
 from fedbraid.models.effective import Layers, effective_factors, effective_update, merged_factors, trained_factors
@@ -91,7 +91,7 @@ def _lora(factors: Mapping[str, Factors]) -> tuple[PeftConfig, dict[str, Tensor]
         raise UserError("this run has no adapter: it tuned the backbone itself or the head alone; use --format merged")
     ranks = {layer: right.shape[0] for layer, (_, right) in factors.items()}
     config = peft_config(Adapter(rank=max(ranks.values())), list(factors))
-    config.rank_pattern = {layer: rank for layer, rank in ranks.items() if rank != config.r}
+    config.rank_pattern = {only(layer): rank for layer, rank in ranks.items() if rank != config.r}
     config.alpha_pattern = dict(config.rank_pattern)
     tensors: dict[str, Tensor] = {}
     for layer, (left, right) in factors.items():
