@@ -165,6 +165,21 @@ def test_timm_weights_from_a_file(name: str, timm_file: Callable[[str], Path]) -
         assert torch.allclose(model.head(features), model(pixels(224, 2)["pixel_values"]), atol=1e-5)
 
 
+def test_timm_for_images_of_another_size(timm_file: Callable[[str], Path]) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    name = "deit_tiny_patch16_224"
+    backbone = load_backbone(f"timm:{name}:112@{timm_file(name)}")
+    assert (backbone.input.size, backbone.width) == (112, 192)
+    model = timm.create_model(name, pretrained=False, num_classes=5).eval()
+    model.load_state_dict(load_file(timm_file(name)))
+    model.set_input_size(img_size=(112, 112))
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(pixels(112, 2)["pixel_values"]), pre_logits=True)
+        assert torch.equal(backbone.pool(backbone.module, pixels(112, 2)), expected)
+
+
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +265,10 @@ def test_timm_names_and_files(tmp_path: Path, timm_file: Callable[[str], Path]) 
     refuses("timm:", "timm has no model ''")
     refuses("timm:vit_tiny_patch16_224", "cannot be downloaded.*'timm:vit_tiny_patch16_224@FILE'")
     refuses(f"timm:vit_tiny_patch16_224@{tmp_path}/none.safetensors", "is missing")
+    refuses("timm:deit_tiny_patch16_224:big", "'big' is no image size")
+    refuses("timm:deit_tiny_patch16_224:0", "'0' is no image size")
+    refuses(f"timm:deit_tiny_patch16_224:100@{tmp_path}/none.safetensors", "100 pixels are no multiple .*patches' 16")
+    refuses(f"timm:resnet18:112@{tmp_path}/none.safetensors", "resnet18 cannot be made for images of another size")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(timm_file("vit_tiny_patch16_224").read_bytes()[:1000])
     refuses(f"timm:vit_tiny_patch16_224@{broken}", "is damaged or no safetensors file")

@@ -20,7 +20,7 @@ def run(
     config: Annotated[str, typer.Argument(help="A TOML file or the name of a recipe.", metavar="[CONFIG]")] = "",
     method: Annotated[str, typer.Option(help="See 'fedbraid methods'.")] = "",
     data: Annotated[str, typer.Option(help="A known data set, or a path to your own.")] = "",
-    backbone: Annotated[str, typer.Option(help="tiny, a hub id, a local folder, or timm:NAME[@FILE].")] = "",
+    backbone: Annotated[str, typer.Option(help="tiny, a hub id, a local folder, or timm:NAME[:PIXELS][@FILE].")] = "",
     clients: Annotated[int, typer.Option(help="Number of simulated clients.")] = 0,
     tasks: Annotated[int, typer.Option(help="Number of tasks.")] = 0,
     rounds: Annotated[int, typer.Option(help="Communication rounds a task.")] = 0,

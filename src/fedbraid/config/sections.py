@@ -72,7 +72,7 @@ class PartitionConfig(Section):
 
 
 class BackboneConfig(Section):
-    """The pre-trained model: tiny, a hub id, a local folder, or timm:NAME[@FILE]."""
+    """The pre-trained model: tiny, a hub id, a local folder, or timm:NAME[:PIXELS][@FILE]."""
 
     name: str = "tiny"
     pooling: Literal["auto", "cls", "mean", "decoder"] = "auto"

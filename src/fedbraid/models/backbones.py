@@ -1,8 +1,8 @@
 """Backbones: pre-trained models as feature extractors.
 
 A backbone is named by a string: `tiny` (the one in this package), a Hugging Face hub id or local folder of a
-transformers model, or `timm:NAME[@WEIGHTS]`. Features are one vector a sample: the class token, the mean over tokens,
-or the first decoder token of an encoder-decoder model.
+transformers model, or `timm:NAME[:PIXELS][@WEIGHTS]`. Features are one vector a sample: the class token, the mean over
+tokens, or the first decoder token of an encoder-decoder model.
 """
 
 from __future__ import annotations
