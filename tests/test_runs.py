@@ -30,6 +30,7 @@ FILES = {
     "partition.json",
     "summary.json",
     "events.jsonl",
+    "activity.jsonl",
     "results.json",
     "report.html",
     "state",

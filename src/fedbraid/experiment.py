@@ -5,7 +5,7 @@ This is the only place where names become things; everything below it knows noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from fedbraid import config as configs
 from fedbraid import language, plugins
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
-from fedbraid.core import Event, ImageInput, Method, PromptInput
+from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput
 from fedbraid.data import (
     Dataset,
     Partition,
+    Party,
     Stream,
     load,
     load_partition,
@@ -35,7 +36,9 @@ from fedbraid.local.objectives import squared_error
 from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
-from fedbraid.runtimes.inprocess import InProcess
+from fedbraid.runtimes.inprocess import in_process
+from fedbraid.runtimes.journal import Journal
+from fedbraid.runtimes.server import Rules, Server, Tell, tell_nobody
 
 MAX_LENGTH = 128
 """The longest text in tokens, where backbone.max_length says nothing; prompts with answers are longer."""
@@ -51,7 +54,8 @@ class Experiment:
     partition: Partition
     method: Method
     model: AdaptedModel | LanguageModel
-    runtime: InProcess
+    clients: Mapping[ClientId, Party]
+    runtime: Server
 
     @property
     def tasks(self):
@@ -77,10 +81,19 @@ class Experiment:
         )
 
 
-def build(config: Config, *, partition_file: Path | None = None, last: Checkpoint | None = None) -> Experiment:
+def build(
+    config: Config,
+    *,
+    partition_file: Path | None = None,
+    last: Checkpoint | None = None,
+    run: str = "",
+    journal: Path | None = None,
+    tell: Tell = tell_nobody,
+) -> Experiment:
     """The experiment of a configuration, whose open choices (`auto`) are settled in the result's own.
 
-    `last` is where it will continue: runtime and clients remember what they knew then.
+    `last` is where it will continue: runtime and clients remember what they knew then. `run` names the run in every
+    message, `journal` is the folder of answers in the unfinished round, and `tell` takes note of what happens.
 
     Sets torch's number of threads, since equal bits need an equal number. Raises `UserError` for data, weights or
     settings that do not fit together.
@@ -118,9 +131,18 @@ def build(config: Config, *, partition_file: Path | None = None, last: Checkpoin
         **_learned(config, dataset, stream, options),
     )
     method = make(options, setting)
-    remembered = {"memory": last.memory, "kept": last.kept} if last else {}
-    runtime = InProcess(method, model, clients, evaluators, **remembered)
-    return Experiment(config, dataset, stream, partition, method, model, runtime)
+    runtime = in_process(
+        method,
+        model,
+        clients,
+        evaluators,
+        rules=_rules(config),
+        run=run,
+        journal=Journal(journal),
+        tell=tell,
+        **({"memory": last.memory, "kept": last.kept} if last else {}),
+    )
+    return Experiment(config, dataset, stream, partition, method, model, clients, runtime)
 
 
 def load_model(config: Config) -> AdaptedModel | LanguageModel:
@@ -142,6 +164,11 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"run.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return chosen
+
+
+def _rules(config: Config) -> Rules:
+    values = config.rounds
+    return Rules(values.deadline, values.quorum, values.retries)
 
 
 def _threads(config: Config) -> int:

@@ -5,6 +5,8 @@
     partition.json   which client holds which samples
     summary.json     what is run on what, in the words of the report
     events.jsonl     one record a finished round
+    activity.jsonl   what happened when: who was asked, answered, failed, was refused (see `activity`)
+    journal/         the answers received in the unfinished round
     state/           the newest generations of the state (see `checkpoint`)
     results.json     the metrics and health signs, once the run is finished
     report.html      the report
@@ -18,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +29,7 @@ from typing import Any
 
 from fedbraid import aggregation, checkpoint
 from fedbraid import config as configs
+from fedbraid.activity import Activity
 from fedbraid.checkpoint import DRAFT, Checkpoint, disk_error, state_sha256, write_durably
 from fedbraid.config import Config
 from fedbraid.core import Event, State
@@ -60,6 +64,7 @@ class Run:
             yield event
         _write_json(self.folder / "results.json", self._results(state))
         write_report(self.folder)
+        shutil.rmtree(self.folder / "journal", ignore_errors=True)
 
     def _results(self, state: State) -> dict[str, Any]:
         events = records.read(self.folder / "events.jsonl")
@@ -81,7 +86,7 @@ def start(config: Config, folder: Path) -> Run:
         held = (folder / "config.toml").is_file()
         hint = f"continue it with 'fedbraid resume {folder}', or" if held else ""
         raise UserError(f"{folder} already holds {'a run' if held else 'files'}: {hint} choose another --out")
-    experiment = build(config)
+    experiment = build(config, **_place(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -103,11 +108,17 @@ def resume(folder: Path, *, force: bool = False) -> Run:
         config,
         partition_file=partition if partition.is_file() else None,
         last=last,
+        **_place(folder),
     )
     _check_environment(folder, experiment, force=force)
     _cut(folder / "events.jsonl", last.events_bytes if last else 0)
     _describe(folder, experiment)
     return Run(folder, experiment, last)
+
+
+def _place(folder: Path) -> dict[str, Any]:
+    """Where the runtime of a run folder keeps its journal and its log, and the run's name in messages."""
+    return {"run": folder.name, "journal": folder / "journal", "tell": Activity(folder / "activity.jsonl")}
 
 
 def read_config(folder: Path) -> Config:
@@ -167,12 +178,11 @@ def summary(experiment: Experiment) -> dict[str, Any]:
     names = experiment.stream.names(experiment.dataset.class_names)
     partition = experiment.partition
     spread = {
-        client: [len(experiment.runtime.party(client).train(task)) for task in experiment.tasks]
-        for client in experiment.runtime.clients
+        client: [len(party.train(task)) for task in experiment.tasks] for client, party in experiment.clients.items()
     }
     return {
         **_named(experiment.config),
-        "clients": len(experiment.runtime.clients),
+        "clients": len(experiment.clients),
         "tasks": len(names),
         "task_classes": [list(task) for task in names],
         "score_names": list(experiment.dataset.scores),

@@ -15,7 +15,8 @@ from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import AdaptedModel, Adapter, load_backbone
 from fedbraid.phases import Sampled, everyone
-from fedbraid.runtimes.inprocess import InProcess
+from fedbraid.runtimes.inprocess import in_process
+from fedbraid.runtimes.server import Server
 
 PLAN = Training(epochs=1, batch_size=32, lr=3e-3, augment=False)
 LORA = Adapter(rank=2, blocks="0-1", layers=("q_proj", "query", "fc2", "fc1"))
@@ -49,8 +50,8 @@ class World:
         setting = Setting(self.adapter, self.plan, rounds, cohort=cohort, test_offsets=test_offsets)
         return make(METHODS[name](**options), setting)
 
-    def runtime(self, method: Method, **options: Any) -> InProcess:
-        return InProcess(method, self.model, self.clients, self.evaluators, **options)
+    def runtime(self, method: Method, **options: Any) -> Server:
+        return in_process(method, self.model, self.clients, self.evaluators, **options)
 
     def run(self, method: Method, *, seed: int = 0, start: Start | None = None, **options: Any) -> list[Event]:
         runtime = self.runtime(method, **options)

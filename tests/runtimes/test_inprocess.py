@@ -1,83 +1,18 @@
 """The in-process runtime with phases of this test's own: sums, idle clients, bytes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
 import torch
 
 from fedbraid.algebra import Statistic, Tensors
-from fedbraid.core import EVALUATE, Method, Round, State, Task
+from fedbraid.core import EVALUATE, Round
 from fedbraid.errors import UserError
-from fedbraid.phases import everyone, nobody
+from fedbraid.phases import nobody
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.inprocess import InProcess
-
-TASK = Task(0, (0, 2))
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A client's data: a list of numbers."""
-
-    client: str
-    values: tuple[float, ...]
-    memory: Tensors = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def remembering(self, memory: Tensors) -> "Numbers":
-        return replace(self, memory=memory)
-
-    def batches(self, *_args: Any, **_options: Any) -> Iterator[Any]:
-        return iter(())
-
-
-@dataclass(frozen=True)
-class Holder:
-    id: str
-    values: tuple[float, ...] = ()
-
-    def train(self, task: Task) -> Numbers:
-        return Numbers(self.id, self.values)
-
-    test = train
-
-
-@dataclass
-class Squares:
-    """Clients send their numbers; the statistic is their sum, count and sum of squares, scaled by what was shared."""
-
-    rounds: int = 1
-    evaluated: bool = True
-    seen: list[Tensors] = field(default_factory=list)
-
-    @property
-    def cohort(self) -> Any:
-        return everyone
-
-    @staticmethod
-    def data(client: Holder, task: Task) -> Numbers:
-        return client.train(task)
-
-    def client_update(self, _model: Any, shared: Tensors, data: Numbers, _round: Round) -> Tensors:
-        self.seen.append(shared)
-        return {"x": torch.tensor(data.values, dtype=torch.float64) * shared["scale"].double()}
-
-    def lift(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
-        x = update["x"].double()
-        return Statistic({"count": torch.tensor(len(x)), "sum": x.sum(), "squares": x.square().sum()})
-
-    def watch(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
-        return Statistic({"largest": update["x"].max()})
-
-    def figures(self, _total: Statistic, watched: Statistic) -> dict[str, float]:
-        return {key: value.item() for key, value in watched.items()}
-
-    def server_update(self, _model: Any, state: State, _total: Statistic, _round: Round) -> State:
-        return state
+from fedbraid.runtimes.inprocess import in_process
+from fedbraid.runtimes.server import Server
+from fedbraid.testing.numbers import ROUND, SHARED, Numbers, Squares, holders, squares
 
 
 def runtime(
@@ -85,15 +20,12 @@ def runtime(
     phase: Squares | None = None,
     tests: tuple[float, ...] = (1.0,),
     **options: Any,
-) -> tuple[InProcess, Squares]:
+) -> tuple[Server, Squares]:
     phase = phase or Squares()
-    method = Method("squares", {"train": phase}, phase, dict)
-    clients = {client: Holder(client, held) for client, held in values.items()}
-    return InProcess(method, None, clients, {"test": Holder("test", tests)}, **options), phase
+    return in_process(squares(phase), MODEL, holders(values), holders({"test": tests}), **options), phase
 
 
-SHARED = {"scale": torch.tensor([2.0])}
-ROUND = Round(TASK, "train", 0, 0)
+MODEL: Any = None
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -105,7 +37,8 @@ def test_the_sum_over_clients(side: Literal["server", "client"]) -> None:
     assert {key: tensor.item() for key, tensor in outcome.total.items()} == {"count": 3, "sum": 12.0, "squares": 56.0}
     assert outcome.reported == ("a", "b")
     assert outcome.idle == ("c",)
-    assert set(outcome.bytes_up) == set(outcome.bytes_down) == {"a", "b"}
+    assert set(outcome.bytes_up) == {"a", "b"}
+    assert set(outcome.bytes_down) == {"a", "b", "c"}  # only a client knows that it has no samples
     noted, sent = ({"largest": 10.0}, {"a": 2, "b": 1}) if side == "server" else ({}, {"a": 3, "b": 3})
     assert {key: tensor.item() for key, tensor in outcome.watched.items()} == noted
     assert outcome.values_up == sent
@@ -157,16 +90,16 @@ def test_a_resumed_runtime_sends_no_more() -> None:
 
 def test_evaluation_asks_the_evaluators() -> None:
     here, _ = runtime({"a": (1.0,)})
-    exam = Round(TASK, EVALUATE, 0, 0)
+    exam = Round(ROUND.task, EVALUATE, 0, 0)
     assert here.sum(SHARED, exam, here.evaluators).reported == ("test",)
 
 
 def test_what_cannot_run() -> None:
     with pytest.raises(UserError, match="at least one client"):
-        InProcess(Method("m", {}, Squares(), dict), None, {}, {})
+        in_process(squares(), MODEL, {}, {})
     here, _ = runtime({"a": (1.0,)}, tests=())
     with pytest.raises(UserError, match="no test samples"):
-        here.sum(SHARED, Round(TASK, EVALUATE, 0, 0), here.evaluators)
+        here.sum(SHARED, Round(ROUND.task, EVALUATE, 0, 0), here.evaluators)
 
 
 def test_a_round_in_which_nobody_has_samples_is_empty() -> None:

@@ -140,6 +140,17 @@ class HealthConfig(Section):
     """Communication bloat: the numbers that a client sends in a round; unset: no sign."""
 
 
+class RoundsConfig(Section):
+    """When a round ends, and when a run pauses (see `fedbraid.runtimes.server.Rules`)."""
+
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds that a round may take; unset: as long as its clients do."""
+    quorum: float = Field(default=1.0, gt=0, le=1)
+    """The share of a round's clients that must have answered; below it the run pauses with its state saved."""
+    retries: int = Field(default=0, ge=0)
+    """How often a client that failed is asked again."""
+
+
 class RunConfig(Section):
     """Where and how the run computes."""
 
@@ -161,4 +172,5 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     generation: GenerationConfig = GenerationConfig()
     run: RunConfig = RunConfig()
+    rounds: RoundsConfig = RoundsConfig()
     health: HealthConfig = HealthConfig()

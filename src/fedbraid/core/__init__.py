@@ -5,7 +5,7 @@ its clients. Everything here is plain data or a protocol, so a method, a runtime
 through this package.
 """
 
-from fedbraid.core.method import EVALUATE, KEEP, Event, Method, Outcome, Phase, Runtime
+from fedbraid.core.method import EVALUATE, KEEP, Event, Method, Outcome, Phase, Refusal, Runtime
 from fedbraid.core.model import Model
 from fedbraid.core.rounds import ClientId, Round, State, Task
 from fedbraid.core.samples import IGNORED, Batch, Client, Data, ImageInput, PromptInput, Text, TextInput
@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "Phase",
     "PromptInput",
+    "Refusal",
     "Round",
     "Runtime",
     "State",

@@ -74,8 +74,24 @@ KEEP = "keep"
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a client's answer was not taken: the rule that it breaks, in which tensor, by which value."""
+
+    client: ClientId
+    tensor: str
+    rule: str
+    value: str
+    limit: str
+
+    def __str__(self) -> str:
+        where = f"{self.tensor}: " if self.tensor else ""
+        against = f" (allowed: {self.limit})" if self.limit else ""
+        return f"refused client {self.client}: {where}{self.rule}: {self.value}{against}"
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What became of one round: the sum, who reported, who had no data for it, the cost."""
+    """What became of one round: the sum, who reported, who had no data for it, who failed or was refused, the cost."""
 
     total: Statistic
     reported: tuple[ClientId, ...] = ()
@@ -87,6 +103,8 @@ class Outcome:
     """How many numbers each client sent."""
     watched: Statistic = field(default_factory=Statistic)
     """The sum of what the server noted of the updates."""
+    refused: Mapping[ClientId, Refusal] = field(default_factory=dict[ClientId, Refusal])
+    failed: Mapping[ClientId, str] = field(default_factory=dict[ClientId, str])
 
 
 class Runtime(Protocol):

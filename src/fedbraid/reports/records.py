@@ -28,6 +28,8 @@ def record(event: Event) -> dict[str, Any]:
         "round": event.round.index,
         "reported": list(outcome.reported),
         "idle": list(outcome.idle),
+        "refused": {client: str(refusal) for client, refusal in outcome.refused.items()},
+        "failed": dict(outcome.failed),
         "bytes_up": dict(outcome.bytes_up),
         "bytes_down": dict(outcome.bytes_down),
         "seconds": outcome.seconds,

@@ -50,6 +50,15 @@ class Codec:
         except (SafetensorError, ValueError, KeyError) as error:
             raise RunError(f"refused a damaged message of {len(payload)} bytes: {error}") from error
 
+    def text(self, payload: bytes) -> Mapping[str, str]:
+        """The text of a message whose tensors are not needed; `RunError` as for `decode`."""
+        if len(payload) > self.limit:
+            raise RunError(f"refused a message of {len(payload)} bytes: the cap is {self.limit}")
+        try:
+            return _text(payload)
+        except ValueError as error:
+            raise RunError(f"refused a damaged message of {len(payload)} bytes: {error}") from error
+
     def _wire(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy, since the format refuses two names for one memory."""
         floats = tensor.is_floating_point() and tensor.ndim > 0

@@ -77,6 +77,15 @@ class Delivery:
         gone = tuple(key for key, at in self._gone.items() if at > since > 0)
         return News(send, same, gone)
 
+    def forget(self, client: ClientId) -> None:
+        """What this client has is unknown: next time it is sent everything."""
+        self._has.pop(client, None)
+
+    def digest(self) -> str:
+        """A hash of all that was published last."""
+        text = repr([(key, entry.digest) for key, entry in self._entries.items()])
+        return hashlib.sha256(text.encode()).hexdigest()
+
 
 def _digest(tensor: Tensor) -> str:
     header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()

@@ -19,7 +19,7 @@ from fedbraid.engine import Start, run, schedule
 from fedbraid.local.training import Training
 from fedbraid.methods import Options, Setting, make
 from fedbraid.models import AdaptedModel, Adapter, LanguageModel
-from fedbraid.runtimes.inprocess import InProcess
+from fedbraid.runtimes.inprocess import in_process
 from fedbraid.testing.language import random_llama
 from fedbraid.testing.worlds import World, image_world, language_world, random_bert, text_world
 
@@ -105,7 +105,7 @@ class _Run:
     def events(self, *, after: tuple[Start, str, dict[str, Tensor]] | None = None) -> list[Event]:
         start, memory, kept = after or (None, "null", {})
         remembered: dict[str, Any] = {"memory": json.loads(memory), "kept": kept}
-        runtime = InProcess(self.method, self.model, self.world.clients, self.world.evaluators, **remembered)
+        runtime = in_process(self.method, self.model, self.world.clients, self.world.evaluators, **remembered)
         found: list[Event] = []
         for event in run(self.method, self.model, self.world.tasks, runtime, seed=0, start=start):
             found.append(event)

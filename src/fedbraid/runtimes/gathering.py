@@ -1,0 +1,128 @@
+"""The sum of a round as it comes together: answers come in any order, they add in the order of client ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedbraid.algebra import ZERO, Statistic, Tensors
+from fedbraid.core import ClientId, Outcome, Refusal, Round
+from fedbraid.runtimes.client import Work
+from fedbraid.runtimes.exchange import Answer
+from fedbraid.runtimes.journal import Journal
+
+
+class Gathering:
+    """Who of a cohort has answered what, and the sum of those whose turn has come.
+
+    An update is added when all clients before it are settled, so that the bits do not depend on who was faster; until
+    then it lies in the journal.
+    """
+
+    def __init__(
+        self, work: Work, received: Tensors, round: Round, cohort: Sequence[ClientId], journal: Journal
+    ) -> None:
+        self.order: Sequence[ClientId] = sorted(cohort)
+        self._work = work
+        self._received = received
+        self._round = round
+        self._journal = journal
+        self._accepted: set[ClientId] = set()
+        self._idle: set[ClientId] = set()
+        self._refused: dict[ClientId, Refusal] = {}
+        self._failed: dict[ClientId, str] = {}
+        self._down = dict[ClientId, int]()
+        self._up = dict[ClientId, int]()
+        self._values = dict[ClientId, int]()
+        self._total, self._watched = ZERO, ZERO
+        self._turn = 0
+
+    def missing(self) -> list[ClientId]:
+        """Those who may still answer, also those who failed to."""
+        return [client for client in self.order if not self._settled(client)]
+
+    def answered(self) -> list[ClientId]:
+        return [client for client in self.order if client in self._accepted or client in self._idle]
+
+    def reported(self) -> list[ClientId]:
+        return [client for client in self.order if client in self._accepted]
+
+    def faults(self, most: int = 3) -> str:
+        """Why some have not answered, as text: the first few."""
+        told = [f"client {client}: {reason}" for client, reason in sorted(self._failed.items())]
+        told += [str(refusal) for _, refusal in sorted(self._refused.items())]
+        more = [f"and {len(told) - most} more"] if len(told) > most else []
+        return "; ".join([*told[:most], *more])
+
+    def sent(self, client: ClientId, size: int) -> None:
+        self._down[client] = self._down.get(client, 0) + size
+
+    def accept(self, answer: Answer, tensors: Tensors) -> None:
+        """Takes an update that has passed all checks; `tensors` are those of its payload."""
+        client = answer.client
+        self._failed.pop(client, None)
+        self._accepted.add(client)
+        self._up[client] = len(answer.payload)
+        self._values[client] = sum(tensor.numel() for tensor in tensors.values())
+        self._journal.add(answer)
+        self._advance(client, tensors)
+
+    def sit_out(self, client: ClientId) -> None:
+        """Takes note that a client has no samples for the round."""
+        self._failed.pop(client, None)
+        self._idle.add(client)
+        self._advance()
+
+    def refuse(self, refusal: Refusal) -> None:
+        self._failed.pop(refusal.client, None)
+        self._refused[refusal.client] = refusal
+        self._advance()
+
+    def fail(self, client: ClientId, reason: str) -> None:
+        """Takes note of why there is no answer; it may come yet."""
+        self._failed[client] = reason
+
+    def finish(self, reason: str) -> None:
+        """Adds what waits for clients that will not answer any more; `reason` is why, where they said nothing."""
+        for client in self.missing():
+            self._failed.setdefault(client, reason)
+        while self._turn < len(self.order):
+            self._add_next()
+
+    def outcome(self, seconds: float) -> Outcome:
+        return Outcome(
+            self._total,
+            reported=tuple(self.reported()),
+            idle=tuple(client for client in self.order if client in self._idle),
+            bytes_up=self._ordered(self._up),
+            bytes_down=self._ordered(self._down),
+            seconds=seconds,
+            values_up=self._ordered(self._values),
+            watched=self._watched,
+            refused={client: self._refused[client] for client in self.order if client in self._refused},
+            failed={client: self._failed[client] for client in self.order if client in self._failed},
+        )
+
+    def _settled(self, client: ClientId) -> bool:
+        return client in self._accepted or client in self._idle or client in self._refused
+
+    def _advance(self, client: ClientId = "", tensors: Tensors | None = None) -> None:
+        """Adds all updates whose turn has come; `tensors` are the client's, which need not be read again."""
+        while self._turn < len(self.order) and self._settled(self.order[self._turn]):
+            self._add_next(tensors if self.order[self._turn] == client else None)
+
+    def _add_next(self, tensors: Tensors | None = None) -> None:
+        client = self.order[self._turn]
+        self._turn += 1
+        if client not in self._accepted:
+            return
+        payload = self._journal.take(client, read=tensors is None)
+        update = self._work.codec.decode(payload).tensors if tensors is None else tensors
+        phase = self._work.method.phase(self._round)
+        if self._work.lift_on == "client":
+            self._total = self._total + Statistic(update)
+            return
+        self._total = self._total + phase.lift(self._received, update, self._round)
+        self._watched = self._watched + phase.watch(self._received, update, self._round)
+
+    def _ordered(self, sizes: dict[ClientId, int]) -> dict[ClientId, int]:
+        return {client: sizes[client] for client in self.order if client in sizes}
