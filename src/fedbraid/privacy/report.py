@@ -1,0 +1,201 @@
+"""The privacy report: what leaves a client, said before it leaves, and the Grams that may not leave as they are.
+
+The second rule is about clear mode, in which the server sees each client's own message. A Gram G = X^T X fixes the rows
+of X up to a rotation, so on n < d samples its range is the span of exactly these samples, and n = 1 is the sample. All
+tokens of a sample are one person's, so samples count here and not tokens, though more tokens may fill the range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fedbraid.errors import UserError
+from fedbraid.privacy.kinds import kind_of, words
+from fedbraid.privacy.ledger import RELATION
+
+LEAST_DIAGONAL = 20
+"""The fewest samples of a diagonal Gram in clear mode.
+
+An entry is as good as one sample's own where that sample makes up more than half of it (the dominance rule of
+statistical disclosure control). For normal features this happens in a share `n P[Beta(1/2, (n - 1) / 2) > 1/2]` of the
+entries: 15 % at 10 samples, 2.4 % at 16 and 0.7 % at 20, the first multiple of five below 1 %.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """All tensors of one kind in a message. `noised` says whether the epsilon of the report covers them."""
+
+    kind: str
+    names: tuple[str, ...]
+    numbers: int
+    bytes: int
+    noised: bool
+    discloses: str
+
+
+@dataclass(frozen=True)
+class GramRows:
+    """One Gram of a message and the samples behind it."""
+
+    name: str
+    kind: str
+    width: int
+    samples: int
+    per_dimension: float
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What a planned message gives away. `epsilon` covers the noised parts alone."""
+
+    samples: int
+    tokens: int | None
+    masked: bool
+    epsilon: float | None
+    delta: float | None
+    parts: tuple[Part, ...]
+    grams: tuple[GramRows, ...]
+
+    def data(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "relation": RELATION, "private": self.private}
+
+    @property
+    def private(self) -> bool:
+        """Whether epsilon covers the whole message."""
+        return self.epsilon is not None and math.isfinite(self.epsilon) and all(part.noised for part in self.parts)
+
+    def lines(self) -> list[str]:
+        """The report as text: size, parts, Grams, and what is private of it."""
+        numbers, size = (sum(getattr(part, what) for part in self.parts) for what in ("numbers", "bytes"))
+        tokens = "" if self.tokens is None else f" ({self.tokens:,} tokens)"
+        seen = "the server sees only sums over clients" if self.masked else "the server sees this client's own message"
+        found = [f"leaves the client: {numbers:,} numbers, {size:,} bytes, of {self.samples:,} samples{tokens}; {seen}"]
+        for part in self.parts:
+            tensors = f"{len(part.names)} tensor" + ("s" if len(part.names) > 1 else "")
+            found.append(
+                f"  {part.kind}: {part.numbers:,} numbers in {tensors}, {part.bytes:,} bytes; {part.discloses}"
+            )
+        return [*found, *self._gram_lines(), *self._privacy_lines()]
+
+    def _gram_lines(self) -> list[str]:
+        found: list[str] = []
+        for kind, width in sorted({(gram.kind, gram.width) for gram in self.grams}):
+            same = [gram for gram in self.grams if (gram.kind, gram.width) == (kind, width)]
+            short = " (fewer samples than dimensions)" if self.samples < width else ""
+            found.append(
+                f"  {len(same)} x {kind} of width {width}: {self.samples / width:.3g} samples a dimension{short}"
+            )
+        return found
+
+    def _privacy_lines(self) -> list[str]:
+        noised = [part.kind for part in self.parts if part.noised]
+        clear = [part.kind for part in self.parts if not part.noised]
+        if self.epsilon is None or not noised:
+            return ["not private: no noise"]
+        found = [f"epsilon = {self.epsilon:.4g} at delta = {self.delta:g} ({RELATION}) for: {', '.join(noised)}"]
+        if not math.isfinite(self.epsilon):
+            found.append("not private: so little noise protects nobody")
+        if clear:
+            found.append(f"not private: no noise on {', '.join(clear)}; the epsilon does not cover the whole message")
+        return found
+
+
+def what_leaves(
+    message: Mapping[str, Tensor | Sequence[int]],
+    *,
+    samples: int,
+    tokens: int | None = None,
+    masked: bool = False,
+    noised: Collection[str] = (),
+    epsilon: float | None = None,
+    delta: float | None = None,
+) -> Leaving:
+    """The report on one planned message, given as tensors or as their shapes.
+
+    `noised` are the kinds (see `kinds.kind_of`) that are released with noise; `epsilon` at `delta` is what the
+    client's ledger says after the message. Bytes are those on the wire: 4 a number, 8 for a single one and an integer.
+
+    >>> what_leaves({"lora_B/fc1": (8, 2), "count": ()}, samples=100).lines()[-1]
+    'not private: no noise'
+    """
+    if (epsilon is None) != (delta is None):
+        raise UserError("an epsilon says nothing without its delta: give both or neither")
+    shapes = {name: _shape(value) for name, value in message.items()}
+    unknown = sorted(set(noised) - {kind_of(name, shape) for name, shape in shapes.items()})
+    if unknown:
+        raise UserError(f"no tensor of the message is of the kind {unknown[0]!r}, which is said to be noised")
+    by_kind: dict[str, list[str]] = {}
+    for name, shape in shapes.items():
+        by_kind.setdefault(kind_of(name, shape), []).append(name)
+    parts = [
+        Part(
+            kind,
+            tuple(names),
+            sum(math.prod(shapes[name]) for name in names),
+            sum(_bytes(message[name], shapes[name]) for name in names),
+            kind in noised and epsilon is not None,
+            words(kind),
+        )
+        for kind, names in sorted(by_kind.items())
+    ]
+    grams = [
+        GramRows(name, kind_of(name, shape), width, samples, samples / width)
+        for name, shape in shapes.items()
+        if (width := _gram_width(name, shape))
+    ]
+    return Leaving(samples, tokens, masked, epsilon, delta, tuple(parts), tuple(grams))
+
+
+def check_gram_samples(
+    samples: int,
+    width: int,
+    name: str,
+    *,
+    masked: bool,
+    form: Literal["full", "diagonal"] = "full",
+    allow: bool = False,
+    word: str = "allow=True",
+) -> None:
+    """`UserError` where a Gram would leave in the clear on too few samples (see the head of this file).
+
+    `form` is "full" for everything but a diagonal, low-rank parts included; `width` is that of the Gram itself, the
+    rank for a projected one. `word` is how the user allows it, for the message. A masked sum hides single clients.
+    """
+    least = LEAST_DIAGONAL if form == "diagonal" else width
+    if masked or allow or samples >= least:
+        return
+    if form == "diagonal":
+        why, other = "single samples would make up most of single entries", ""
+    else:
+        why, other = f"its width is {width}, so it discloses the span of these samples", "a diagonal Gram, "
+    raise UserError(
+        f"the Gram of {name!r} would be taken on {samples} samples and leave this client in the clear: {why}. It needs "
+        f"{least} samples; take more samples, {other}masked mode, or allow it explicitly by {word}"
+    )
+
+
+def _shape(value: Tensor | Sequence[int]) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
+
+
+def _bytes(value: Tensor | Sequence[int], shape: tuple[int, ...]) -> int:
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return value.numel() * value.element_size()
+    return math.prod(shape) * (4 if shape else 8)
+
+
+def _gram_width(name: str, shape: tuple[int, ...]) -> int | None:
+    """The width of the Gram that a tensor is; nothing for other tensors and for parts of a Gram listed elsewhere."""
+    kind = kind_of(name, shape)
+    if kind == "diagonal gram":
+        return shape[-1]
+    if kind not in ("gram", "class gram") or name.split("/", 1)[0] == "values":
+        return None
+    return shape[0] if name.startswith("vectors/") else (math.isqrt(8 * shape[-1] + 1) - 1) // 2
