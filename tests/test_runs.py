@@ -75,6 +75,12 @@ def test_its_configuration_repeats_it(whole, tmp_path):
     assert {key: again[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
 
 
+def test_the_gate_changes_no_number(whole, tmp_path):
+    without = _finish(runs.start(_settings("gate.check=false"), tmp_path / "run"))
+    before = runs.read_results(whole)
+    assert {key: without[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
+
+
 @pytest.mark.parametrize("rounds", [0, 1, 4, 7])
 def test_a_run_stopped_after_any_round_ends_with_equal_bits(whole, tmp_path, rounds):
     run = runs.start(_settings(), tmp_path / "run")
@@ -200,3 +206,19 @@ def test_a_method_for_images_refuses_texts(tmp_path):
     (tmp_path / "own.csv").write_text(table)
     with pytest.raises(UserError, match="method 'l2p' knows image data, 'own' is text data"):
         runs.start(_settings(f"data.name={tmp_path}/own.csv", "data.classes=2", "method=l2p"), tmp_path / "run")
+
+
+def test_two_processes_cannot_go_on_with_one_run(tmp_path):
+    events = runs.start(_settings(), tmp_path / "run").events()
+    next(events)
+    with pytest.raises(UserError, match="another process computes"):
+        next(runs.resume(tmp_path / "run").events())
+    events.close()
+    assert len(list(runs.resume(tmp_path / "run").events())) > 0
+
+
+def test_whoever_watches_is_told_of_an_early_end(tmp_path):
+    events = runs.start(_settings(), tmp_path / "run").events()
+    next(events)
+    events.close()
+    assert json.loads((tmp_path / "run" / "activity.jsonl").read_text().splitlines()[-1])["what"] == "stopped"

@@ -2,7 +2,8 @@
 
     {"at": "2026-01-31T12:00:00.000+00:00", "what": "received", "client": "3", "bytes": 81234}
 
-`what` is one of round, again (who is asked once more), received, idle, failed, refused, ignored, merged, paused.
+`what` is one of round, again (who is asked once more), received, idle, failed, refused, ignored, merged, paused,
+stopped.
 Nothing of a run depends on this log, so its lines are not synced, and a full disk costs the log alone.
 """
 

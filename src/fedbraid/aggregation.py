@@ -19,7 +19,7 @@ from fedbraid.experiment import Experiment
 from fedbraid.phases import Train
 from fedbraid.reports.tables import flat
 
-FREE = ("method.", "health.", "rounds.", "run.device", "run.threads")
+FREE = ("method.", "health.", "rounds.", "gate.", "run.device", "run.threads", "run.runtime", "run.at_once")
 """Keys that may differ between the two."""
 
 Pair = tuple[Config, Mapping[str, Any]]

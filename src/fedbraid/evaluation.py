@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # torch is imported where tensors come: who only reads records does not wait for it
+    from torch import Tensor
 
-from fedbraid.algebra import Tensors, select
+    from fedbraid.algebra import Tensors
 
 OF_CLASSES = ("accuracy", "f1", "macro_f1", "matthews")
 """Scores of classes that are told; F1 is that of the second of two."""
@@ -143,11 +144,16 @@ def scores(total: Tensors) -> dict[str, float]:
     a sum over samples, with `score_samples`; `right/<category>` of `asked/<category>` samples, told of several
     categories; `token_loss`, a sum over `tokens`.
 
+    >>> import torch
     >>> scores({"confusion": torch.tensor([[3, 1], [0, 4]])})["f1"]
     0.8888888888888888
     >>> scores({"score/bleu": torch.tensor(1.5), "score_samples": torch.tensor(2)})
     {'bleu': 0.75}
     """
+    import torch
+
+    from fedbraid.algebra import select
+
     found: dict[str, float] = {}
     if "confusion" in total:
         found |= _of_confusion(total["confusion"].double())
@@ -168,8 +174,14 @@ def scores(total: Tensors) -> dict[str, float]:
     return found
 
 
+MOMENTS = ("count", "predicted", "truth", "predicted_squared", "truth_squared", "product")
+"""The names of what `moments` gives."""
+
+
 def moments(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """The sums over samples, in fp64, that a correlation follows from."""
+    import torch
+
     p, t = predicted.double(), truth.double()
     return {
         "count": torch.tensor(float(len(p)), dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""From a configuration to objects: data, stream, partition, model, method and runtime, tied together.
+"""From a configuration to objects: data, stream, partition, model, method and server, tied together.
 
 This is the only place where names become things; everything below it knows nothing of configurations.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 from fedbraid import config as configs
 from fedbraid import language, plugins
+from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
-from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput
+from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput, Runtime
 from fedbraid.data import (
     Dataset,
     Partition,
@@ -36,9 +38,13 @@ from fedbraid.local.objectives import squared_error
 from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
-from fedbraid.runtimes.inprocess import in_process
-from fedbraid.runtimes.journal import Journal
-from fedbraid.runtimes.server import Rules, Server, Tell, tell_nobody
+from fedbraid.runtimes.client import Work
+from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.exchange import Transport
+from fedbraid.runtimes.gate import Gate
+from fedbraid.runtimes.inprocess import InProcess
+from fedbraid.runtimes.limits import Limits
+from fedbraid.runtimes.server import Rules, Server
 
 MAX_LENGTH = 128
 """The longest text in tokens, where backbone.max_length says nothing; prompts with answers are longer."""
@@ -55,7 +61,7 @@ class Experiment:
     method: Method
     model: AdaptedModel | LanguageModel
     clients: Mapping[ClientId, Party]
-    runtime: Server
+    evaluators: Mapping[ClientId, Party]
 
     @property
     def tasks(self):
@@ -66,34 +72,38 @@ class Experiment:
     def rounds(self) -> int:
         return len(schedule(self.method, self.tasks, self.config.run.seed))
 
-    def events(self, start: Checkpoint | None = None) -> Iterator[Event]:
-        """The run, from its beginning or from a checkpoint; one event a finished round."""
+    @cached_property
+    def work(self) -> Work:
+        """How updates are computed and sent."""
+        return Work(self.method, self.model, Codec())
+
+    def here(self, kept: Tensors | None = None) -> InProcess:
+        """All parties in this process; `kept` is what they kept for themselves before."""
+        return InProcess(self.work, self.clients, self.evaluators, kept=kept)
+
+    def server(self, transport: Transport, **options: Any) -> Server:
+        """The runtime over a transport, by the rules of the configuration; the options are those of `Server`."""
+        limits = _limits(self.config)
+        gate = Gate(self.work, limits) if limits else None
+        return Server(self.work, transport, rules=_rules(self.config), gate=gate, **options)
+
+    def events(self, runtime: Runtime | None = None, start: Checkpoint | None = None) -> Iterator[Event]:
+        """The run, from its beginning or a checkpoint, one event a finished round; without a runtime in process."""
         settings = self.config.run
         begin = Start(start.done, start.state) if start else None
         yield from run(
             self.method,
             self.model,
             self.tasks,
-            self.runtime,
+            runtime or self.server(self.here()),
             seed=settings.seed,
             start=begin,
             evaluate=settings.evaluate,
         )
 
 
-def build(
-    config: Config,
-    *,
-    partition_file: Path | None = None,
-    last: Checkpoint | None = None,
-    run: str = "",
-    journal: Path | None = None,
-    tell: Tell = tell_nobody,
-) -> Experiment:
+def build(config: Config, *, partition_file: Path | None = None) -> Experiment:
     """The experiment of a configuration, whose open choices (`auto`) are settled in the result's own.
-
-    `last` is where it will continue: runtime and clients remember what they knew then. `run` names the run in every
-    message, `journal` is the folder of answers in the unfinished round, and `tell` takes note of what happens.
 
     Sets torch's number of threads, since equal bits need an equal number. Raises `UserError` for data, weights or
     settings that do not fit together.
@@ -131,18 +141,7 @@ def build(
         **_learned(config, dataset, stream, options),
     )
     method = make(options, setting)
-    runtime = in_process(
-        method,
-        model,
-        clients,
-        evaluators,
-        rules=_rules(config),
-        run=run,
-        journal=Journal(journal),
-        tell=tell,
-        **({"memory": last.memory, "kept": last.kept} if last else {}),
-    )
-    return Experiment(config, dataset, stream, partition, method, model, clients, runtime)
+    return Experiment(config, dataset, stream, partition, method, model, clients, evaluators)
 
 
 def load_model(config: Config) -> AdaptedModel | LanguageModel:
@@ -169,6 +168,12 @@ def device(name: str) -> torch.device:
 def _rules(config: Config) -> Rules:
     values = config.rounds
     return Rules(values.deadline, values.quorum, values.retries)
+
+
+def _limits(config: Config) -> Limits | None:
+    """What the gate checks by; None where it checks nothing."""
+    values = config.gate.model_dump()
+    return Limits(**values) if values.pop("check") else None
 
 
 def _threads(config: Config) -> int:

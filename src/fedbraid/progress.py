@@ -26,8 +26,8 @@ _display: ContextVar[Display | None] = ContextVar("fedbraid_display", default=No
 
 
 @contextmanager
-def shown_on(display: Display) -> Iterator[None]:
-    """Loops inside this context appear on `display`."""
+def shown_on(display: Display | None) -> Iterator[None]:
+    """Loops inside this context appear on `display`, or nowhere."""
     token = _display.set(display)
     try:
         yield

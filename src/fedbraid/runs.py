@@ -7,6 +7,7 @@
     events.jsonl     one record a finished round
     activity.jsonl   what happened when: who was asked, answered, failed, was refused (see `activity`)
     journal/         the answers received in the unfinished round
+    clients/         what simulated parties hold, where Flower runs them (see `sites`)
     state/           the newest generations of the state (see `checkpoint`)
     results.json     the metrics and health signs, once the run is finished
     report.html      the report
@@ -23,11 +24,12 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedbraid import aggregation, checkpoint
+from fedbraid import aggregation, checkpoint, sites
 from fedbraid import config as configs
 from fedbraid.activity import Activity
 from fedbraid.checkpoint import DRAFT, Checkpoint, disk_error, state_sha256, write_durably
@@ -38,10 +40,14 @@ from fedbraid.environment import differences, environment
 from fedbraid.errors import RunError, UserError
 from fedbraid.evaluation import final_scores, metrics, rows_of
 from fedbraid.experiment import Experiment, build
+from fedbraid.lock import alone_in
 from fedbraid.reports import records
 from fedbraid.reports.deviations import measures
 from fedbraid.reports.health import Thresholds, judged
 from fedbraid.reports.html import render
+from fedbraid.runtimes.exchange import Transport
+from fedbraid.runtimes.journal import Journal
+from fedbraid.runtimes.server import Server
 
 
 @dataclass(frozen=True)
@@ -55,16 +61,41 @@ class Run:
     def events(self) -> Iterator[Event]:
         """The remaining events; each is on disk before it is given out. The results are written at the end."""
         state = self.start.state if self.start else State()
-        for event in self.experiment.events(self.start):
-            state = event.state
-            length = _append(self.folder / "events.jsonl", records.line(records.record(event)))
-            runtime = self.experiment.runtime
-            last = Checkpoint(event.number + 1, state, runtime.memory(), length, runtime.kept())
-            checkpoint.write(self.folder / "state", last)
-            yield event
+        with alone_in(self.folder), self._told(), closing(self._transport()) as transport:
+            runtime = self._runtime(transport)
+            for event in self.experiment.events(runtime, self.start):
+                state = event.state
+                length = _append(self.folder / "events.jsonl", records.line(records.record(event)))
+                last = Checkpoint(event.number + 1, state, runtime.memory(), length, runtime.kept())
+                checkpoint.write(self.folder / "state", last)
+                yield event
         _write_json(self.folder / "results.json", self._results(state))
         write_report(self.folder)
         shutil.rmtree(self.folder / "journal", ignore_errors=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whoever watches is told of a run that ends early, and why."""
+        try:
+            yield
+        except BaseException as error:
+            reason = str(error) if isinstance(error, RunError) else type(error).__name__
+            Activity(self.folder / "activity.jsonl")("stopped", reason=reason)
+            raise
+
+    def _transport(self) -> Transport:
+        if self.experiment.config.run.runtime == "flower":
+            return sites.simulation(self.folder, self.experiment)
+        return self.experiment.here(self.start.kept if self.start else None)
+
+    def _runtime(self, transport: Transport) -> Server:
+        return self.experiment.server(
+            transport,
+            run=self.folder.name,
+            memory=self.start.memory if self.start else None,
+            journal=Journal(self.folder / "journal"),
+            tell=Activity(self.folder / "activity.jsonl"),
+        )
 
     def _results(self, state: State) -> dict[str, Any]:
         events = records.read(self.folder / "events.jsonl")
@@ -86,7 +117,7 @@ def start(config: Config, folder: Path) -> Run:
         held = (folder / "config.toml").is_file()
         hint = f"continue it with 'fedbraid resume {folder}', or" if held else ""
         raise UserError(f"{folder} already holds {'a run' if held else 'files'}: {hint} choose another --out")
-    experiment = build(config, **_place(folder))
+    experiment = build(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,21 +135,11 @@ def resume(folder: Path, *, force: bool = False) -> Run:
     config = read_config(folder)
     last = checkpoint.read(folder / "state")
     partition = folder / "partition.json"
-    experiment = build(
-        config,
-        partition_file=partition if partition.is_file() else None,
-        last=last,
-        **_place(folder),
-    )
+    experiment = build(config, partition_file=partition if partition.is_file() else None)
     _check_environment(folder, experiment, force=force)
     _cut(folder / "events.jsonl", last.events_bytes if last else 0)
     _describe(folder, experiment)
     return Run(folder, experiment, last)
-
-
-def _place(folder: Path) -> dict[str, Any]:
-    """Where the runtime of a run folder keeps its journal and its log, and the run's name in messages."""
-    return {"run": folder.name, "journal": folder / "journal", "tell": Activity(folder / "activity.jsonl")}
 
 
 def read_config(folder: Path) -> Config:

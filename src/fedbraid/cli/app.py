@@ -13,7 +13,7 @@ class InOrder(TyperGroup):
     """Lists the commands as one meets them: a run first, what others wrote command lines for last."""
 
     def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002
-        first = ("run", "resume", "report", "compare", "table", "methods", "datasets", "recipes")
+        first = ("run", "resume", "watch", "report", "compare", "table", "methods", "datasets", "recipes")
         return [*first, *(name for name in self.commands if name not in (*first, "mammoth")), "mammoth"]
 
 

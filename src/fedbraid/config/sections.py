@@ -151,6 +151,27 @@ class RoundsConfig(Section):
     """How often a client that failed is asked again."""
 
 
+class GateConfig(Section):
+    """What is checked of an update before it is added (see `fedbraid.runtimes.limits.Limits`)."""
+
+    check: bool = True
+    """Whether updates are checked at all."""
+    samples: float = Field(default=1e9, ge=1)
+    """The largest count."""
+    value: float = Field(default=1e6, gt=0)
+    """The largest tuned value, in size."""
+    growth: float = Field(default=10.0, ge=1)
+    """The most by which a larger one may exceed the largest received under its name."""
+    sample: float = Field(default=1e9, gt=0)
+    """The most that one sample may add to a sum, in size."""
+    trace: float = Field(default=1e18, gt=0)
+    """The largest total trace of a Gram."""
+    rounding: float = Field(default=4.0, ge=1)
+    """How far below zero an eigenvalue of a Gram may lie, in roundings of its trace on the wire."""
+    spare: int = Field(default=65536, ge=0)
+    """Bytes of a message beyond those of its numbers and names."""
+
+
 class RunConfig(Section):
     """Where and how the run computes."""
 
@@ -158,6 +179,10 @@ class RunConfig(Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     evaluate: Literal["round", "task"] = "round"
+    runtime: Literal["inprocess", "flower"] = "inprocess"
+    """flower: the same run on Flower's simulation, several clients at once in processes of their own."""
+    at_once: int | None = Field(default=None, ge=1)
+    """How many; unset: as many as there are cores for."""
 
 
 class Config(Section):
@@ -173,4 +198,5 @@ class Config(Section):
     generation: GenerationConfig = GenerationConfig()
     run: RunConfig = RunConfig()
     rounds: RoundsConfig = RoundsConfig()
+    gate: GateConfig = GateConfig()
     health: HealthConfig = HealthConfig()

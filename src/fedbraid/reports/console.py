@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -59,10 +61,11 @@ def headline(console: Console, facts: Mapping[str, Any], folder: Path) -> None:
 
 
 def round_line(event: Record, tasks: int, score: str = "accuracy") -> str | None:
-    """One finished round in one line with its main score; None for a step of the server alone."""
-    if not event["reported"]:
+    """One finished round in one line with its main score, and who was left out; None for a step of the server alone."""
+    lost = _lost(event)
+    if not event["reported"] and not lost:
         return None
-    clients = len(event["reported"])
+    clients = max(len(event["reported"]), 1)
     parts = [
         f"task [bold]{event['task'] + 1}[/]/{tasks}",
         f"{event['phase']} {event['round'] + 1}" if event["phase"] == "train" else event["phase"],
@@ -70,7 +73,7 @@ def round_line(event: Record, tasks: int, score: str = "accuracy") -> str | None
         _score(event, score),
         f"[dim]up {_size(sum(event['bytes_up'].values()) / clients)}"
         f"  down {_size(sum(event['bytes_down'].values()) / clients)}"
-        f"  {event['seconds'] + event['test_seconds']:.1f} s[/]",
+        f"  {event['seconds'] + event['test_seconds']:.1f} s[/]{lost}",
     ]
     widths = (10, 12, 11, 15, 0)
     return "  ".join(_padded(part, width) for part, width in zip(parts, widths, strict=True))
@@ -127,6 +130,17 @@ def _score(event: Record, name: str) -> str:
     value = told(event).get(name)
     score = score_of(name)
     return "" if value is None else f"{score.heading} [bold]{score.text(value)}[/]"
+
+
+def _lost(event: Record) -> str:
+    """Whose answers did not count, with the first reason of each kind; nothing where all did."""
+    told = ""
+    for kind in ("refused", "failed"):
+        reasons = event.get(kind) or {}
+        for client, reason in [*reasons.items()][:1]:
+            short = shorten(reason.removeprefix(f"refused client {client}: "), 100, placeholder=" ...")
+            told += f"  [red]{kind} {escape(', '.join(reasons))}[/]: {escape(short)}"
+    return told
 
 
 def _padded(text: str, width: int) -> str:

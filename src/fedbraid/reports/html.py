@@ -20,7 +20,7 @@ from fedbraid.reports.html_health import health_section
 from fedbraid.reports.html_numbers import bytes_per_client, counted, duration, percent, real, size, task_name
 from fedbraid.reports.html_run import Run, read
 from fedbraid.reports.html_scores import score_tiles, scores_figure
-from fedbraid.reports.html_tables import configuration, environment, notes, tables
+from fedbraid.reports.html_tables import configuration, environment, lost_answers, notes, tables
 
 
 def render(results: Mapping[str, Any], events: Sequence[Mapping[str, Any]], config_text: str) -> str:
@@ -148,5 +148,5 @@ def _spent(run: Run, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 
 
 def _data(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
-    folded = tables(run) + deviation_table(events)
+    folded = lost_answers(events) + tables(run) + deviation_table(events)
     return f'<section class="data"><h2>Numbers</h2>{folded}</section>' if folded else ""

@@ -117,6 +117,18 @@ def _samples(run: Run) -> str:
     return folded_table("Samples by client", ["client", *(task_name(task) for task in range(tasks)), "sum"], rows)
 
 
+def lost_answers(events: Sequence[Mapping[str, Any]]) -> str:
+    """Whose answers did not count and why, round by round; nothing where all did."""
+    rows = [
+        [client, task_name(event["task"]), f"{event['phase']} {event['round'] + FIRST}", kind, str(reason)]
+        for event in events
+        for kind in ("refused", "failed")
+        for client, reason in (event.get(kind) or {}).items()
+    ]
+    head = ["client", "task", "round", "what", "why"]
+    return folded_table("Answers that did not count", head, rows, words=len(head))
+
+
 def folded_table(title: str, head: Sequence[str], rows: Cells, words: int = 1) -> str:
     """A folded table; the first `words` columns are text, the others numbers. Empty without rows."""
     if not rows:

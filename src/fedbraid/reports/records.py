@@ -19,8 +19,10 @@ def record(event: Event) -> dict[str, Any]:
 
     `deviation` is (scaled, relative) by layer, as in `merges.deviation`: what averaging the factors loses.
     `scores` holds every score that the sums of the evaluation give; it is empty where right answers alone are counted.
+    `refused` and `failed` say by client why an answer to the round, or else to its evaluation, did not count.
     """
     outcome, test = event.outcome, event.test
+    lost = [one for one in (test, outcome) if one]
     return {
         "event": event.number,
         "task": event.round.task.index,
@@ -28,8 +30,8 @@ def record(event: Event) -> dict[str, Any]:
         "round": event.round.index,
         "reported": list(outcome.reported),
         "idle": list(outcome.idle),
-        "refused": {client: str(refusal) for client, refusal in outcome.refused.items()},
-        "failed": dict(outcome.failed),
+        "refused": {client: str(refusal) for one in lost for client, refusal in one.refused.items()},
+        "failed": {client: reason for one in lost for client, reason in one.failed.items()},
         "bytes_up": dict(outcome.bytes_up),
         "bytes_down": dict(outcome.bytes_down),
         "seconds": outcome.seconds,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedbraid.algebra import Tensors, select, without
-from fedbraid.core import KEEP, Client, ClientId, Method, Model, Round
+from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round
 from fedbraid.errors import RunError
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import IDLE, UPDATE, Answer
@@ -31,16 +31,21 @@ def answer(
 
     `memory` is what the party kept in earlier rounds, `to` names the question that is answered.
     """
-    phase = work.method.phase(round)
-    data = phase.data(party, round.task).remembering(memory)
+    data = work.method.phase(round).data(party, round.task).remembering(memory)
     text = {"client": client, "to": to}
     if not len(data):
         return Answer(client, work.codec.encode({}, {**text, "is": IDLE}))
     try:
-        update = phase.client_update(work.model, received, data, round)
-        sent = without(update, KEEP)
-        sent = phase.lift(received, sent, round) if work.lift_on == "client" else sent
+        sent, kept = computed(work, data, received, round)
         payload = work.codec.encode(sent, {**text, "is": UPDATE})
     except RunError as error:
         return Answer(client, fault=str(error))
-    return Answer(client, payload, kept=select(update, KEEP))
+    return Answer(client, payload, kept=kept)
+
+
+def computed(work: Work, data: Data, received: Tensors, round: Round) -> tuple[Tensors, Tensors]:
+    """(what is sent, what the party keeps for itself) of these samples."""
+    phase = work.method.phase(round)
+    update = phase.client_update(work.model, received, data, round)
+    sent = without(update, KEEP)
+    return (phase.lift(received, sent, round) if work.lift_on == "client" else sent), select(update, KEEP)

@@ -26,6 +26,8 @@ class News:
     send: tuple[str, ...]
     same: tuple[tuple[str, str], ...]
     gone: tuple[str, ...]
+    first: bool = False
+    """Whether it has nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Delivery:
         known = {entry.digest: entry.appeared for entry in self._entries.values()}
         entries: dict[str, _Entry] = {}
         for key in sorted(shared):
-            digest = _digest(shared[key])
+            digest = digest_of(shared[key])
             before = self._entries.get(key)
             kept = before is not None and before.digest == digest
             named = before.named if before and kept else self._clock
@@ -75,7 +77,7 @@ class Delivery:
         send = tuple(key for key, entry in new.items() if first.get(entry.digest) == key)
         same = tuple((key, entry.digest) for key, entry in new.items() if first.get(entry.digest) != key)
         gone = tuple(key for key, at in self._gone.items() if at > since > 0)
-        return News(send, same, gone)
+        return News(send, same, gone, first=since == 0)
 
     def forget(self, client: ClientId) -> None:
         """What this client has is unknown: next time it is sent everything."""
@@ -83,10 +85,15 @@ class Delivery:
 
     def digest(self) -> str:
         """A hash of all that was published last."""
-        text = repr([(key, entry.digest) for key, entry in self._entries.items()])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of_all({key: entry.digest for key, entry in self._entries.items()})
 
 
-def _digest(tensor: Tensor) -> str:
+def digest_of(tensor: Tensor) -> str:
+    """A hash of type, shape and values."""
     header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
     return hashlib.blake2b(header + tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def digest_of_all(digests: Mapping[str, str]) -> str:
+    """A hash of names and the hashes of what they stand for."""
+    return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()

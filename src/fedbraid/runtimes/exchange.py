@@ -57,6 +57,10 @@ class Transport(Protocol):
         """Gives a party of this process back what it kept when it answered, before a crash."""
         ...
 
+    def close(self) -> None:
+        """Ends what the transport stands on."""
+        ...
+
 
 def spell(round: Round) -> str:
     """A round as text that travels."""

@@ -19,6 +19,8 @@ from fedbraid.progress import track
 from fedbraid.runtimes.client import Side, Work, answer
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Answer
+from fedbraid.runtimes.gate import Gate
+from fedbraid.runtimes.limits import Limits
 from fedbraid.runtimes.server import Server
 
 
@@ -56,6 +58,9 @@ class InProcess:
     def keep(self, client: ClientId, kept: Tensors) -> None:
         self._kept |= prefix(kept, _home(client))
 
+    def close(self) -> None:
+        """There is nothing to end."""
+
 
 def in_process(
     method: Method,
@@ -66,11 +71,13 @@ def in_process(
     codec: Codec | None = None,
     lift_on: Side = "server",
     kept: Tensors | None = None,
+    limits: Limits | None = None,
     **options: Any,
 ) -> Server:
-    """A server over parties in memory; the other options are those of `Server`."""
+    """A server over parties in memory; with `limits` it has a gate. The other options are those of `Server`."""
     work = Work(method, model, codec or Codec(), lift_on)
-    return Server(work, InProcess(work, clients, evaluators, kept=kept), **options)
+    gate = Gate(work, limits) if limits else None
+    return Server(work, InProcess(work, clients, evaluators, kept=kept), gate=gate, **options)
 
 
 def _home(client: ClientId) -> str:

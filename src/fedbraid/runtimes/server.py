@@ -1,7 +1,7 @@
 """The server's side of a round, whatever carries the messages: ask, check, wait, add.
 
     question    what is new to a party (see `delivery`); every answer names the question that it is to
-    answer      checked whole before anything changes, then kept in the journal until its turn
+    answer      checked whole before anything changes (see `gate`), then kept in the journal until its turn
     sum         in the order of client ids, in fp64 (see `gathering`)
     end         all have answered, or the deadline: with a quorum what has come is merged, without one the run pauses
 
@@ -21,10 +21,11 @@ from typing import Any
 
 from fedbraid.algebra import ZERO, Tensors
 from fedbraid.core import EVALUATE, ClientId, Outcome, Refusal, Round
-from fedbraid.errors import RunError, StoppedRun, UserError
+from fedbraid.errors import StoppedRun, UserError
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.delivery import Delivery, News
 from fedbraid.runtimes.exchange import IDLE, LOST, Answer, Transport, spell
+from fedbraid.runtimes.gate import Gate, admitted
 from fedbraid.runtimes.gathering import Gathering
 from fedbraid.runtimes.journal import Journal
 
@@ -53,7 +54,10 @@ class Rules:
 
 
 class Server:
-    """A runtime over a transport. `run` names the run in every message, `memory` is what an earlier one's gave."""
+    """A runtime over a transport. `run` names the run in every message, `memory` is what an earlier one's gave.
+
+    Without a `gate` whatever is a message to this question is added.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Server:
         run: str = "",
         memory: Mapping[str, Any] | None = None,
         journal: Journal | None = None,
+        gate: Gate | None = None,
         tell: Tell = tell_nobody,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +78,7 @@ class Server:
         self._run = run
         self._delivery = Delivery(memory)
         self._journal = journal or Journal()
+        self._gate = gate
         self._tell = tell
         self._clock = clock
         self._messages: dict[News, bytes] = {}
@@ -109,7 +115,9 @@ class Server:
         gathering = Gathering(self._work, received, round, cohort, self._journal)
         rules, order = self._rules, list(gathering.order)
         self._tell("round", round=spell(round), cohort=order, deadline=rules.deadline, needed=rules.needed(len(order)))
-        with closing(self._answers(_Question(shared, received, round, to), gathering, begin)) as answers:
+        if self._gate:
+            self._gate.begin(received, round, order)
+        with closing(self._answers(_Question(shared, received, round, to), gathering)) as answers:
             for found in answers:
                 self._take(found, to, gathering)
         for client in gathering.missing():
@@ -130,9 +138,9 @@ class Server:
         text = f"{self._run}\n{spell(round)}\n{self._delivery.digest()}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def _answers(self, question: _Question, gathering: Gathering, begin: float) -> Generator[Answer]:
+    def _answers(self, question: _Question, gathering: Gathering) -> Generator[Answer]:
         """Those of the journal, then those of the transport, until all are there or the time is over."""
-        over = math.inf if self._rules.deadline is None else begin + self._rules.deadline
+        over = math.inf if self._rules.deadline is None else self._clock() + self._rules.deadline
         messages = self._messages_for(
             question, gathering, gathering.order
         )  # also to those in the journal: it is theirs
@@ -170,6 +178,8 @@ class Server:
                     "to": question.to,
                     "same": json.dumps(news.same),
                     "gone": json.dumps(news.gone),
+                    "first": "yes" if news.first else "no",
+                    "all": self._delivery.digest(),
                 }
                 sent = {key: question.shared[key] for key in news.send}
                 self._messages[news] = self._work.codec.encode(sent, text)
@@ -187,27 +197,19 @@ class Server:
             gathering.fail(client, found.fault)
             self._tell("failed", client=client, reason=found.fault)
             return
-        try:
-            message = self._work.codec.decode(found.payload)
-        except RunError as error:
-            self._refuse(Refusal(client, "", "a whole message", str(error), ""), gathering)
-            return
-        if (message.text.get("to"), message.text.get("client")) != (to, client):
-            named = f"{message.text.get('client')!r} to {message.text.get('to')!r}"
-            self._refuse(Refusal(client, "", "an answer to this question", named, f"{client!r} to {to!r}"), gathering)
-        elif message.text.get("is") == IDLE:
+        message = admitted(found, to, self._work.codec, self._gate)
+        if isinstance(message, Refusal):
+            gathering.refuse(message)
+            self._tell("refused", client=client, reason=str(message))
+        elif message.text["is"] == IDLE:
             gathering.sit_out(client)
             self._tell("idle", client=client)
-        elif message.text.get("is") == LOST:
+        elif message.text["is"] == LOST:
             gathering.fail(client, "it has lost what it was sent before")
             self._tell("failed", client=client, reason="it has lost what it was sent before")
         else:
             gathering.accept(found, message.tensors)
             self._tell("received", client=client, bytes=len(found.payload))
-
-    def _refuse(self, refusal: Refusal, gathering: Gathering) -> None:
-        gathering.refuse(refusal)
-        self._tell("refused", client=refusal.client, reason=str(refusal))
 
     def _check(self, round: Round, gathering: Gathering) -> None:
         """`StoppedRun` below the quorum, `UserError` where there is nothing to evaluate on."""

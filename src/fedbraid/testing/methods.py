@@ -20,6 +20,7 @@ from fedbraid.local.training import Training
 from fedbraid.methods import Options, Setting, make
 from fedbraid.models import AdaptedModel, Adapter, LanguageModel
 from fedbraid.runtimes.inprocess import in_process
+from fedbraid.runtimes.limits import Limits
 from fedbraid.testing.language import random_llama
 from fedbraid.testing.worlds import World, image_world, language_world, random_bert, text_world
 
@@ -32,6 +33,7 @@ def check_method(options: Options, *, adapter: str = "", rounds: int = 2) -> Non
     - It finishes a stream of unequal tasks with a client that lacks a class and one that sits out, in finite values.
     - Phases are pure: what they are given stays as it is, and torch's global generator too.
     - Equal seeds give equal bits, on a used model and after stops on the way.
+    - The gate finds the form of its updates, lets all of them pass, and changes no bit.
     - A task of which nobody has data ends nothing, and values stay finite.
 
     `adapter` is the kind of adapter to check with; the method's first where nothing is given.
@@ -65,13 +67,14 @@ def _world_of(modality: str, folder: Path) -> Callable[..., World]:
 def _check_in(world: World, method: Method, adapter: Adapter) -> None:
     watched = replace(method, phases={name: _Watched(phase) for name, phase in method.phases.items()})
     generator = torch.get_rng_state()
-    first = _Run(world, watched, adapter)
+    first = _Run(world, watched, adapter, Limits())
     events = first.events()
     assert torch.equal(torch.get_rng_state(), generator), "the run drew from torch's global generator"
     assert [e.round for e in events] == [r for r, _ in schedule(method, world.tasks, 0)], "rounds are missing"
     _check_values(events)
     torch.manual_seed(1)
-    again = first.events()  # on the model that the first run has used
+    first.limits = None
+    again = first.events()  # on the model that the first run has used, without a gate
     torch.set_rng_state(generator)
     _same(events, again, "equal seeds gave other values")
     for stop in range(0, len(events) - 1, max(1, len(events) // 4)):
@@ -97,6 +100,7 @@ class _Run:
     world: World
     method: Method
     adapter: Adapter
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         self.model: AdaptedModel | LanguageModel = self.world.model(self.adapter)
@@ -104,8 +108,8 @@ class _Run:
 
     def events(self, *, after: tuple[Start, str, dict[str, Tensor]] | None = None) -> list[Event]:
         start, memory, kept = after or (None, "null", {})
-        remembered: dict[str, Any] = {"memory": json.loads(memory), "kept": kept}
-        runtime = in_process(self.method, self.model, self.world.clients, self.world.evaluators, **remembered)
+        known: dict[str, Any] = {"memory": json.loads(memory), "kept": kept, "limits": self.limits}
+        runtime = in_process(self.method, self.model, self.world.clients, self.world.evaluators, **known)
         found: list[Event] = []
         for event in run(self.method, self.model, self.world.tasks, runtime, seed=0, start=start):
             found.append(event)

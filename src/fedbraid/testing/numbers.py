@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors
-from fedbraid.core import ClientId, Method, Round, State, Task
+from fedbraid.core import ClientId, Method, Model, Round, State, Task
 from fedbraid.phases import Cohort, every_task, everyone
 
 SHARED = {"scale": torch.tensor([2.0])}
@@ -70,21 +70,21 @@ class Squares:
     def data(client: Any, task: Task) -> Any:
         return client.train(task)
 
-    def client_update(self, _model: Any, shared: Tensors, data: Any, _round: Round) -> Tensors:
+    def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:  # noqa: ARG002
         self.seen.append(shared)
         return {"x": torch.tensor(data.values, dtype=torch.float64) * shared["scale"].double()}
 
-    def lift(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
+    def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
         x = update["x"].double()
         return Statistic({"count": torch.tensor(len(x)), "sum": x.sum(), "squares": x.square().sum()})
 
-    def watch(self, _shared: Tensors, update: Tensors, _round: Round) -> Statistic:
+    def watch(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
         return Statistic({"largest": update["x"].max()})
 
-    def figures(self, _total: Statistic, watched: Statistic) -> Mapping[str, float]:
+    def figures(self, total: Statistic, watched: Statistic) -> Mapping[str, float]:  # noqa: ARG002
         return {key: value.item() for key, value in watched.items()}
 
-    def server_update(self, _model: Any, state: State, _total: Statistic, _round: Round) -> State:
+    def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:  # noqa: ARG002
         return state
 
 

@@ -1,0 +1,48 @@
+"""Flower's simulation: the same bits and bytes as in process; what goes wrong comes back as errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
+pytest.importorskip("ray", reason="the extra 'flower' is not installed")
+
+from fedbraid import config, runs
+from fedbraid.errors import StoppedRun
+
+SMALL = [
+    "data.classes=4",
+    "data.train_per_class=10",
+    "data.test_per_class=5",
+    "stream.tasks=2",
+    "partition.clients=3",
+    "partition.min_samples=1",
+    "training.rounds=2",
+    "training.epochs=1",
+]
+EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
+
+
+def test_the_simulation_is_the_run_in_process_also_where_it_is_resumed(tmp_path: Path) -> None:
+    for _ in runs.start(config.read("", SMALL), tmp_path / "here").events():
+        pass
+    begun = runs.start(config.read("", [*SMALL, "run.runtime=flower", "run.at_once=2"]), tmp_path / "there")
+    events = begun.events()
+    for _ in range(3):
+        next(events)
+    events.close()
+    for _ in runs.resume(tmp_path / "there").events():
+        pass
+    here, there = (runs.read_results(tmp_path / name) for name in ("here", "there"))
+    assert {key: here[key] for key in EQUAL} == {key: there[key] for key in EQUAL}
+
+
+def test_a_client_that_fails_is_named_and_costs_itself_the_round(tmp_path: Path) -> None:
+    begun = runs.start(config.read("", [*SMALL, "run.runtime=flower"]), tmp_path / "run")
+    (tmp_path / "run" / "clients").mkdir()
+    (tmp_path / "run" / "clients" / "0").write_text("a file where its folder should be")
+    with pytest.raises(StoppedRun, match=r"2 of 3 clients answered, 3 are needed \(client 0: FileExistsError"):
+        for _ in begun.events():
+            pass
