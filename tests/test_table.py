@@ -413,11 +413,11 @@ def test_a_table_is_stopped_continued_and_finished(tmp_path):
 
     lines = [json.loads(line) for line in called(path, "--out", out)]
     assert [line["cell"] for line in lines[:2]] == ["training.lr=1e+30", "seed 0"]
-    assert "Lower the learning rate" in lines[0]["error"]
+    assert "head/0: a possible value" in lines[0]["error"]
     assert {(line["method"], line["n"], line["failed"]) for line in lines[2:]} == {("LoRM", 1, 0)}
     told = (out / "table.md").read_text()
     assert "LoRM with training.lr = 0.003 (at the edge of the grid)" in told
-    assert "LoRM on Digits: the point training.lr=1e+30 failed: the loss of client" in told
+    assert "LoRM on Digits: the point training.lr=1e+30 failed: task 0, train round 0: 0 of 5 clients answered" in told
 
     before = (out / "table.csv").read_bytes()
     states = [line.split("\t")[0] for line in called(path, "--out", out, "--dry-run")]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -49,17 +50,26 @@ def test_watching_imports_nothing_heavy(folder) -> None:
 def test_an_interrupt_ends_it_quietly(folder) -> None:
     folder.ask(["1"])
     command = [sys.executable, "-c", CODE, "watch", str(folder.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_env()) as process:
-        assert process.stdout
-        assert process.stderr
-        address = process.stdout.readline().strip()
-        assert "not begun" not in process.stdout.readline()
-        with urllib.request.urlopen(f"{address}status.json", timeout=10) as answer:
-            assert json.load(answer)["round"]["asked"] == 1
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-        assert process.stderr.read() == ""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env()}
+    with subprocess.Popen(command, preexec_fn=_heed_interrupts, **pipes) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            address = process.stdout.readline().strip()
+            assert "not begun" not in process.stdout.readline()
+            with urllib.request.urlopen(f"{address}status.json", timeout=10) as answer:
+                assert json.load(answer)["round"]["asked"] == 1
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def _heed_interrupts() -> None:
+    """What is started in the background ignores Ctrl-C, and so does what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _env() -> dict[str, str]:

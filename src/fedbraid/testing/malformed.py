@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedbraid.core import ClientId
+from fedbraid.linalg import from_triangle
 from fedbraid.runtimes.codec import Codec
 
 
@@ -154,6 +155,13 @@ def _indefinite(triangle: Tensor, _draw: random.Random) -> Tensor:
     return triangle
 
 
+def _asymmetric(triangle: Tensor, draw: random.Random) -> Tensor:
+    """The whole matrix, whose first row and column differ."""
+    square = from_triangle(triangle)
+    square[0, draw.randrange(1, len(square))] += 1
+    return square
+
+
 def _reshaped(tensor: Tensor, draw: random.Random) -> Tensor:
     """One dimension more, or where there are any, a row or a number less."""
     changes = [tensor[None], *([tensor[:-1], tensor.flatten()[: tensor.numel() - 1]] if tensor.ndim else [])]
@@ -201,6 +209,7 @@ KINDS: Mapping[str, Kind] = {
     "counts that disagree": _disagreeing,
     "a negative square": _of_tensors(lambda tensor, _draw: -tensor - 1, _is_gram),
     "an inflated gram": _of_tensors(lambda tensor, _draw: tensor * 1e25 + 1e19, _is_gram),
+    "an asymmetric gram": _of_tensors(_asymmetric, _is_matrix),
     "an indefinite gram": _of_tensors(_indefinite, _is_matrix),
 }
 """Every kind by name."""
