@@ -1,7 +1,9 @@
 """RELIABILITY, promise 8: one bad client costs only itself, whatever it sends; honest ones are never refused."""
 
 import random
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,10 +28,13 @@ ADAPTER = Adapter(rank=2, blocks="0-1")
 PLAN = Training(epochs=1, batch_size=16, lr=1e-3, augment=False)
 
 
-def work_of(name: str, **setting: Any) -> Work:
-    options = METHODS[name]()
-    adapter = options.adapter(Adapter("none") if options.about.adapters[0] == "none" else ADAPTER)
-    return Work(make(options, Setting(adapter, PLAN, 2, **setting)), image_world().model(adapter), Codec())
+def work_of(
+    name: str, options: Mapping[str, Any] | None = None, side: Literal["server", "client"] = "server", **setting: Any
+) -> Work:
+    chosen = METHODS[name](**(options or {}))
+    kinds = chosen.about.adapters
+    adapter = chosen.adapter(replace(ADAPTER, kind=kinds[0] if "lora" not in kinds else "lora"))
+    return Work(make(chosen, Setting(adapter, PLAN, 2, **setting)), image_world().model(adapter), Codec(), side)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,26 @@ def test_clients_of_other_ranks_pass() -> None:
     work = work_of("fedit", ranks={"a": 1})
     rounds = recorded(work, image_world(), gate=Gate(work))  # a refused client would stop the run
     assert len(rounds) == 6
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lorm", {"gram": "full", "gram_off_diagonal": 1.0, "head_off_diagonal": 1.0}),
+        ("lorm", {"gram": "low_rank", "head_bias": "averaged"}),
+        ("fedex_lora", {"encoding": "sketch", "sketch_width": 6}),
+        ("fedex_lora", {"encoding": "dense"}),
+        ("fed_sb", {"first_step": "sgd"}),
+        ("afl", {"held_out": 0.5}),
+        ("ties", {}),
+        ("fisheravg", {"samples": 4}),
+    ],
+)
+def test_honest_updates_pass(name: str, options: dict[str, Any], side: Literal["server", "client"]) -> None:
+    """`check_method` sees to all methods as they are by default; here are their other ways, lifted on either side."""
+    work = work_of(name, options, side)
+    assert recorded(work, image_world(), gate=Gate(work))
 
 
 def test_a_message_that_is_too_long_is_not_read(found: dict[str, list[Place]]) -> None:
