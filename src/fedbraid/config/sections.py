@@ -166,7 +166,7 @@ class GateConfig(Section):
     """The most that one sample may add to a sum, in size."""
     trace: float = Field(default=1e18, gt=0)
     """The largest total trace of a Gram."""
-    rounding: float = Field(default=4.0, ge=1)
+    rounding: float = Field(default=16.0, ge=1)
     """How far below zero an eigenvalue of a Gram may lie, in roundings of its trace on the wire."""
     spare: int = Field(default=65536, ge=0)
     """Bytes of a message beyond those of its numbers and names."""

@@ -38,9 +38,9 @@ class Limits:
     """What one sample adds to a sum, in size."""
     trace: float = 1e18
     """Of a Gram, in total: a limit a sample would grow with the count that a client says it has."""
-    rounding: float = 4.0
-    """How far below zero an eigenvalue of a Gram may lie, as a multiple of the wire's rounding of its trace. The
-    rounding of all entries together moves it by less than one."""
+    rounding: float = 16.0
+    """How far below zero an eigenvalue of a Gram may lie, as a multiple of the wire's rounding of its trace. The wire
+    moves it by less than one; the rest is for Grams that were summed in fp32."""
     spare: int = 65536
     """Bytes of a message beyond those of its numbers and names."""
 
