@@ -10,6 +10,10 @@ Prints, with one thread,
     random     p-values of chi-square tests that the bytes of one client's input are uniform, with fresh keys
     cost       processor time and bytes of one client (the median of all), and the server's time to unmask the sum
                where a tenth of the clients is lost after sharing
+    run        LoRM on digits with 5 clients in clear and masked: processor time a round of all parties together, bytes
+               of a client a round, how far the final states lie apart
+    methods    for every method whose messages are sums, how far the state after the first round and the final one lie
+               from those in clear (only with --methods)
 """
 
 from __future__ import annotations
@@ -26,10 +30,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedbraid import config
+from fedbraid.core import Event, State
+from fedbraid.errors import UserError
+from fedbraid.experiment import build
+from fedbraid.methods import METHODS
 from fedbraid.secure import BelowThreshold, Layout, Session, client, masked_sum, server
 from fedbraid.secure.fixed_point import decode, encode
 from fedbraid.secure.inprocess import STEPS
 from fedbraid.secure.masks import stream
+
+RUN = [
+    "data.train_per_class=50",
+    "data.test_per_class=10",
+    "stream.tasks=2",
+    "partition.clients=5",
+    "training.rounds=2",
+    "training.epochs=1",
+    "run.threads=1",
+]
+"""The run that is measured, but for its mode."""
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -162,6 +182,57 @@ def cost(clients: int, words: int) -> None:
     )
 
 
+def run_of(settings: list[str]) -> tuple[list[Event], float]:
+    """(the rounds of a run in which clients were asked, processor seconds a round)."""
+    begin = time.process_time()
+    events = [event for event in build(config.read("", settings)).events() if event.outcome.bytes_down]
+    return events, (time.process_time() - begin) / len(events)
+
+
+def runs() -> None:
+    """Prints what a whole run costs in clear and masked; the first, which loads everything, is not counted."""
+    run_of([*RUN, "training.rounds=1", "stream.tasks=1"])
+    last: dict[str, State] = {}
+    for mode, masked in (("clear", "false"), ("masked", "true")):
+        events, seconds = run_of([*RUN, f"secure.masked={masked}"])
+        up, down = (median(sum(size(event).values()) / 5 / 1e6 for event in events) for size in (sent, received))
+        last[mode] = events[-1].state
+        print(f"run      | {mode:>6}: {seconds:.2f} s a round, {up:.3f} MB up, {down:.3f} MB down a client and round")
+    print(f"run      | final states are {apart(last['clear'], last['masked']):.1e} apart")
+
+
+def methods() -> None:
+    """Prints for every method of sums how far a masked run lies from the clear one."""
+    for name, options in METHODS.items():
+        about = options().about
+        if not about.sums or about.centralised or "image" not in about.modalities:
+            continue
+        settings = [*RUN, "data.train_per_class=10", f"method.name={name}", "run.evaluate=task"]
+        try:
+            clear, masked = (run_of([*settings, f"secure.masked={mode}"])[0] for mode in ("false", "true"))
+        except UserError as error:
+            print(f"methods  | {name:>12}: {error}")
+            continue
+        first, final = (apart(clear[place].state, masked[place].state) for place in (0, -1))
+        print(f"methods  | {name:>12}: {first:.1e} after the first round, {final:.1e} at the end", flush=True)
+
+
+def sent(event: Event) -> Mapping[str, int]:
+    return event.outcome.bytes_up
+
+
+def received(event: Event) -> Mapping[str, int]:
+    return event.outcome.bytes_down
+
+
+def apart(one: State, other: State) -> float:
+    """The norm of the difference of all that is no whole number, beside the norm of that."""
+    parts = [(one.shared, other.shared), (one.server, other.server)]
+    pairs = [(a[key].double(), b[key].double()) for a, b in parts for key in a if a[key].is_floating_point()]
+    difference = sum((x - y).square().sum().item() for x, y in pairs)
+    return math.sqrt(difference / sum(x.square().sum().item() for x, _ in pairs))
+
+
 def speed(words: int) -> None:
     begin = time.process_time()
     for i in range(5):
@@ -179,8 +250,12 @@ def main() -> None:
     parser.add_argument("--patterns", type=int)
     parser.add_argument("--clients", type=listed)
     parser.add_argument("--words", type=listed)
+    parser.add_argument("--methods", action="store_true", help="all methods of sums in clear and masked, and no more")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.methods:
+        methods()
+        return
     dropouts(given.patterns or (100 if given.quick else 1000))
     error([3, 10, 30] if given.quick else [3, 10, 30, 100, 1000], entries=2000)
     looks_random(100_000 if given.quick else 1_000_000)
@@ -190,6 +265,7 @@ def main() -> None:
     for clients in given.clients or ([10] if given.quick else [10, 100]):
         for words in given.words or ([100_000] if given.quick else [100_000, 1_000_000]):
             cost(clients, words)
+    runs()
 
 
 if __name__ == "__main__":

@@ -88,6 +88,22 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, monkeypatch, point):
     assert checkpoint.read(tmp_path).done == 2
 
 
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS])
+def test_whatever_the_disk_refuses_the_error_names_file_and_bytes(tmp_path, monkeypatch, number):
+    _write(tmp_path, 1)
+
+    def refused(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    for name in ("replace", "unlink", "open", "fsync"):
+        monkeypatch.setattr(os, name, refused)
+    what = "quota is used up" if number == errno.EDQUOT else r"cannot write \(Read-only"
+    with pytest.raises(StoppedRun, match=rf"{what}.*000002\.safetensors needs \d+ bytes"):
+        _write(tmp_path, 2)
+    monkeypatch.undo()
+    assert checkpoint.read(tmp_path).done == 1
+
+
 def test_the_hash_tells_names_shapes_types_and_values_apart():
     base = {"a": torch.zeros(2, 3)}
     variants = [{"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3).double()}]

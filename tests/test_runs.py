@@ -31,6 +31,7 @@ FILES = {
     "summary.json",
     "events.jsonl",
     "activity.jsonl",
+    "privacy.json",
     "results.json",
     "report.html",
     "state",
@@ -103,6 +104,41 @@ def test_a_damaged_state_costs_one_round_only(whole, tmp_path):
     resumed = runs.resume(tmp_path / "run")
     assert resumed.start.done == 3
     assert _finish(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
+
+
+def test_a_flipped_bit_in_the_last_record_costs_one_round_only(whole, tmp_path):
+    run = runs.start(_settings(), tmp_path / "run")
+    for _ in itertools.islice(run.events(), 4):
+        pass
+    _flip(tmp_path / "run" / "events.jsonl", -10)
+    resumed = runs.resume(tmp_path / "run")
+    assert resumed.start.done == 3
+    assert _finish(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
+
+
+def test_a_flipped_bit_in_an_earlier_record_is_named(tmp_path):
+    run = runs.start(_settings(), tmp_path / "run")
+    for _ in itertools.islice(run.events(), 4):
+        pass
+    _flip(tmp_path / "run" / "events.jsonl", 20)
+    with pytest.raises(RunError, match=r"000004\.json: events\.jsonl does not begin with.*000003\.json.*restore"):
+        runs.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "partition.json"])
+def test_what_the_numbers_follow_from_is_not_taken_where_it_was_changed(whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(UserError, match=rf"{name} is not as environment\.json recorded it.*--force"):
+        runs.resume(tmp_path / "run")
+    assert runs.resume(tmp_path / "run", force=True).start.done == 8
+
+
+def _flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
 
 
 def test_an_unfinished_run_has_a_report(tmp_path):

@@ -2,8 +2,8 @@
 
     {"at": "2026-01-31T12:00:00.000+00:00", "what": "received", "client": "3", "bytes": 81234}
 
-`what` is one of round, again (who is asked once more), received, idle, failed, refused, ignored, merged, paused,
-stopped.
+`what` is one of round, again (who is asked once more), privacy (what leaves, what is spent), received, idle, failed,
+refused, ignored, doubted (why nobody is refused for being strange, see `runtimes.robust`), merged, paused, stopped.
 Nothing of a run depends on this log, so its lines are not synced, and a full disk costs the log alone.
 """
 
@@ -44,6 +44,6 @@ def read(path: Path, start: int = 0, most: int = -1) -> tuple[list[Mapping[str, 
         whole, _, _ = log.read(most).rpartition(b"\n")
     found: list[Mapping[str, Any]] = []
     for line in whole.split(b"\n") if whole else ():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             found.append(json.loads(line[max(line.rfind(_BEGIN), 0) :]))
     return found, start + len(whole) + bool(whole)

@@ -1,10 +1,10 @@
 """State on disk: generations of safetensors with a manifest, replaced atomically, verified before use.
 
 A generation is two files, `<number>.safetensors` (the state) and `<number>.json` (the manifest: SHA-256 of the state
-file, how many rounds are done, what else a resumed run must know, and a SHA-256 of the manifest itself). Both are
-written to a temporary file, fsynced and renamed, then the directory is fsynced; the manifest comes last, so a
-generation exists from the moment it does. The newest two are kept; a damaged one is passed over for the one before
-it.
+file and of the event log that belongs to it, how many rounds are done, what else a resumed run must know, and a SHA-256
+of the manifest itself). Both are written to a temporary file, fsynced and renamed, then the directory is fsynced; the
+manifest comes last, so a generation exists from the moment it does. The newest two are kept; a damaged one is passed
+over for the one before it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -41,6 +43,7 @@ class Checkpoint:
     state: State
     memory: Mapping[str, Any] = field(default_factory=dict[str, Any])
     events_bytes: int = 0
+    events_sha256: str = ""
     kept: Tensors = field(default_factory=dict[str, Tensor])
 
 
@@ -53,38 +56,44 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         "done": checkpoint.done,
         "state_sha256": hashlib.sha256(payload).hexdigest(),
         "events_bytes": checkpoint.events_bytes,
+        "events_sha256": checkpoint.events_sha256,
         "memory": checkpoint.memory,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{checkpoint.done:06d}"
     write_durably(folder / f"{name}.safetensors", payload)
     write_durably(folder / f"{name}.json", _sealed(manifest))
     for old in sorted(folder.glob("*.json"))[:-GENERATIONS]:
-        old.unlink()
+        remove(old)
     kept = {path.stem for path in folder.glob("*.json")}
     for path in folder.glob("*.safetensors"):
         if path.stem not in kept:
-            path.unlink()
+            remove(path)
 
 
-def read(folder: Path) -> Checkpoint | None:
-    """The newest generation that is whole; None where there is none yet.
+def read(folder: Path, log: Path | None = None) -> Checkpoint | None:
+    """The newest generation that is whole, with its part of the event log where that is given; None where there is none
+    yet.
 
     Raises `RunError` where generations exist and all are damaged, naming what is wrong with each.
     """
     faults: list[str] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
-            return _read_generation(path)
-        except (OSError, ValueError, KeyError) as error:
+            return _read_generation(path, log)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             faults.append(f"{path.name}: {error}")
     if faults:
-        raise RunError(f"no state in {folder} is whole ({'; '.join(faults)}); start the run anew in another folder")
+        raise RunError(
+            f"no state in {folder} is whole ({'; '.join(faults)}); restore the files that are named, or start the run "
+            "anew in another folder"
+        )
     return None
 
 
-def _read_generation(path: Path) -> Checkpoint:
+def _read_generation(path: Path, log: Path | None) -> Checkpoint:
     manifest = _opened(path.read_bytes())
+    if log and not _is_whole(log, manifest["events_bytes"], manifest.get("events_sha256")):
+        raise ValueError(f"{log.name} does not begin with the {manifest['events_bytes']} bytes that belong to it")
     payload = path.with_suffix(".safetensors").read_bytes()
     if hashlib.sha256(payload).hexdigest() != manifest["state_sha256"]:
         raise ValueError("the state file does not have the recorded SHA-256")
@@ -95,8 +104,15 @@ def _read_generation(path: Path) -> Checkpoint:
         state=State(select(tensors, "shared"), select(tensors, "server")),
         memory=manifest["memory"],
         events_bytes=manifest["events_bytes"],
+        events_sha256=manifest.get("events_sha256", ""),
         kept=select(tensors, "kept"),
     )
+
+
+def _is_whole(log: Path, length: int, digest: str | None) -> bool:
+    """Whether the log begins with what was in it; the first versions of a manifest did not record its digest."""
+    begun = log.read_bytes()[:length] if length else b""
+    return len(begun) == length and (not digest or hashlib.sha256(begun).hexdigest() == digest)
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
@@ -112,24 +128,49 @@ def _opened(sealed: bytes) -> dict[str, Any]:
     return manifest
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Replaces `path` by a file with this content: after a crash it holds the old content or the new, never a part."""
+def write_durably(path: Path, content: bytes, *, synced: bool = True, private: bool = False) -> None:
+    """Replaces `path` by a file with this content, making its folder: it holds the old content or the new, no part.
+
+    That is so after a crash of the process, and where it is `synced` also after one of the machine. What is `private`
+    nobody but its owner can read. `StoppedRun` where it cannot be written.
+    """
     draft = path.with_name(f".{path.name}{DRAFT}")
     try:
-        with draft.open("wb") as file:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(path.parent.parent)
+        with open(draft, "wb", opener=_private if private else None) as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(draft, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that can only be read there is none
+            draft.unlink(missing_ok=True)
         raise disk_error(error, path, len(content)) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def remove(path: Path) -> None:
+    """Removes a file that is not needed any more; `StoppedRun` where it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, path, 0) from error
+
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 def disk_error(error: OSError, path: Path, size: int) -> StoppedRun:
     """The error of a write that failed, with what is needed to go on."""
-    what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot write ({error.strerror})"
+    what = _FULL.get(error.errno or 0, f"cannot write ({error.strerror})")
     return StoppedRun(f"{what}: {path} needs {size} bytes; the state before it is intact")
 
 

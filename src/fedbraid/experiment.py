@@ -5,16 +5,19 @@ This is the only place where names become things; everything below it knows noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
 from fedbraid import config as configs
-from fedbraid import language, plugins
+from fedbraid import language, protected, robustness
+from fedbraid import masking as masked
 from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
@@ -24,20 +27,19 @@ from fedbraid.data import (
     Partition,
     Party,
     Stream,
-    load,
-    load_partition,
     make_clients,
-    make_partition,
-    make_stream,
-    source_of,
 )
 from fedbraid.engine import Start, run, schedule
 from fedbraid.errors import UserError
+from fedbraid.loading import MAX_LENGTH, Site, load_data, partitioned, settled, streamed, threads
 from fedbraid.local.exams import Confusion, Numbers
 from fedbraid.local.objectives import squared_error
 from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
+from fedbraid.privacy.account import Account
+from fedbraid.privacy.guard import Guard, Payment, Tell, tell_nobody
+from fedbraid.privacy.ledger import Budget
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Transport
@@ -45,9 +47,6 @@ from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.limits import Limits
 from fedbraid.runtimes.server import Rules, Server
-
-MAX_LENGTH = 128
-"""The longest text in tokens, where backbone.max_length says nothing; prompts with answers are longer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,9 @@ class Experiment:
     model: AdaptedModel | LanguageModel
     clients: Mapping[ClientId, Party]
     evaluators: Mapping[ClientId, Party]
+    guard: Guard | None = None
+    notes: Sequence[str] = ()
+    """What a reader must know before the run, beside what the data set says of itself."""
 
     @property
     def tasks(self):
@@ -75,7 +77,35 @@ class Experiment:
     @cached_property
     def work(self) -> Work:
         """How updates are computed and sent."""
-        return Work(self.method, self.model, Codec())
+        return Work(self.method, self.model, Codec(), guard=self.guard, masking=masked.masking(self.config))
+
+    def guarded(
+        self, folder: Path, *, alone: bool = False, deployed: bool = False, tell: Tell = tell_nobody
+    ) -> Experiment:
+        """The same, whose parties' messages are looked at before they leave; the report on them lies in the folder.
+
+        The folder is one client's own where that is `alone`; a site that is `deployed` has a machine of its own too.
+        """
+        small = self.config.privacy.small_grams
+        refuse = small == "refuse" or (small == "auto" and deployed)
+        payment = self._payment(folder, alone=alone or deployed)
+        hidden = self.config.secure.masked
+        return replace(self, guard=Guard(folder, refuse=refuse, masked=hidden, payment=payment, tell=tell))
+
+    def _payment(self, folder: Path, *, alone: bool) -> Payment | None:
+        """How private work is paid; an account is one client's, for one configuration."""
+        values, protection = self.config.privacy, protected.drafted(self.config)
+        if protection is None or values.epsilon is None:
+            return None
+        budget, terms = Budget(values.epsilon, values.delta), protected.terms(self.config)
+        own = folder / "accounts" / hashlib.sha256(terms.encode()).hexdigest()[:16]
+
+        def account(client: ClientId) -> Account:
+            return Account(own if alone else folder / "clients" / quote(client, safe=""), budget, terms)
+
+        return Payment(
+            budget, protection, account, lambda round: protected.releases(self.method.phase(round), protection)
+        )
 
     def here(self, kept: Tensors | None = None) -> InProcess:
         """All parties in this process; `kept` is what they kept for themselves before."""
@@ -85,7 +115,8 @@ class Experiment:
         """The runtime over a transport, by the rules of the configuration; the options are those of `Server`."""
         limits = _limits(self.config)
         gate = Gate(self.work, limits) if limits else None
-        return Server(self.work, transport, rules=_rules(self.config), gate=gate, **options)
+        robust = robustness.thresholds(self.config)
+        return Server(self.work, transport, rules=_rules(self.config), gate=gate, robust=robust, **options)
 
     def events(self, runtime: Runtime | None = None, start: Checkpoint | None = None) -> Iterator[Event]:
         """The run, from its beginning or a checkpoint, one event a finished round; without a runtime in process."""
@@ -102,18 +133,22 @@ class Experiment:
         )
 
 
-def build(config: Config, *, partition_file: Path | None = None) -> Experiment:
+def build(config: Config, *, partition_file: Path | None = None, site: Site | None = None) -> Experiment:
     """The experiment of a configuration, whose open choices (`auto`) are settled in the result's own.
+
+    `site` is the one of `partition.sites` whose samples lie here; at a server there is none.
 
     Sets torch's number of threads, since equal bits need an equal number. Raises `UserError` for data, weights or
     settings that do not fit together.
     """
-    torch.set_num_threads(_threads(config))
+    torch.set_num_threads(threads(config))
     language.check_settings(config)
-    dataset = _load_data(config)
+    dataset = load_data(config, tested=site is None or site.tested)
     dataset = language.measurable(dataset) if dataset.modality == "language" else dataset
-    stream = _stream(config, dataset)
-    config = _settled(config, dataset, stream)
+    stream = streamed(config, dataset)
+    config = settled(config, dataset, stream)
+    protected.check_settings(config)
+    robustness.check_settings(config)
     options = configs.options(config)
     if dataset.modality not in options.about.modalities:
         known = " and ".join(options.about.modalities)
@@ -121,7 +156,7 @@ def build(config: Config, *, partition_file: Path | None = None) -> Experiment:
             f"method {options.about.name!r} knows {known} data, {dataset.name!r} is {dataset.modality} data"
         )
     trained = stream.joined() if options.about.centralised else stream
-    partition = _partition(config, dataset, trained, partition_file, centralised=options.about.centralised)
+    partition = partitioned(config, dataset, trained, partition_file, site, centralised=options.about.centralised)
     model = load_model(config)
     _check_modality(model, dataset)
     wording = {"augment": config.data.augment, "template": language.template(config)}
@@ -131,9 +166,10 @@ def build(config: Config, *, partition_file: Path | None = None) -> Experiment:
     count = config.partition.clients_per_round
     if count and count > len(clients):
         raise UserError(f"partition.clients_per_round = {count}, but there are {len(clients)} clients")
+    augment = config.data.augment != "none"
     setting = Setting(
         model.adapter,
-        configs.training(config, augment=config.data.augment != "none"),
+        replace(configs.training(config, augment=augment), protection=protected.drafted(config)),
         config.training.rounds,
         cohort=Sampled(count) if count else everyone,
         test_offsets=stream.offsets if options.about.centralised else None,
@@ -141,7 +177,25 @@ def build(config: Config, *, partition_file: Path | None = None) -> Experiment:
         **_learned(config, dataset, stream, options),
     )
     method = make(options, setting)
-    return Experiment(config, dataset, stream, partition, method, model, clients, evaluators)
+    found = Experiment(config, dataset, stream, partition, method, model, clients, evaluators)
+    if site is None:
+        found = replace(found, notes=robustness.notes(config, len(clients)))
+    if config.secure.masked and site is None:
+        masked.check_settings(config, method, found.tasks, sorted(clients))
+        found = replace(found, notes=(*found.notes, masked.note(config, len(clients), _rules(config))))
+    return found if config.privacy.epsilon is None else _private(found, options, setting, told=site is None)
+
+
+def _private(experiment: Experiment, options: Options, setting: Setting, *, told: bool) -> Experiment:
+    """The experiment with as much noise as its budget takes, and what is to be `told` of that before it begins."""
+    clients = sorted(experiment.clients)
+    about, tasks, seed = options.about, experiment.tasks, experiment.config.run.seed
+    config = protected.settled(experiment.config, experiment.method, about, tasks, clients, seed)
+    protection = protected.drafted(config)
+    assert protection
+    method = make(options, replace(setting, training=replace(setting.training, protection=protection)))
+    notes = protected.notes(config, method, experiment.model, tasks, clients) if told else ()
+    return replace(experiment, config=config, method=method, notes=(*experiment.notes, *notes))
 
 
 def load_model(config: Config) -> AdaptedModel | LanguageModel:
@@ -174,113 +228,6 @@ def _limits(config: Config) -> Limits | None:
     """What the gate checks by; None where it checks nothing."""
     values = config.gate.model_dump()
     return Limits(**values) if values.pop("check") else None
-
-
-def _threads(config: Config) -> int:
-    """As many as torch takes; one for the embedded backbone, whose operations are too small to share."""
-    return config.run.threads or (1 if config.backbone.name == "tiny" else torch.get_num_threads())
-
-
-def _load_data(config: Config) -> Dataset:
-    values = config.data
-    return load(
-        values.name,
-        path=values.path,
-        text_column=values.text_column,
-        prompt_column=values.prompt_column,
-        answer_column=values.answer_column,
-        category_column=values.category_column,
-        pair_column=values.pair_column,
-        image_column=values.image_column,
-        label_column=values.label_column,
-        client_column=values.client_column,
-        classes=values.classes,
-        train_per_class=values.train_per_class,
-        test_per_class=values.test_per_class,
-        train_samples=values.train_samples,
-        test_samples=values.test_samples,
-        test_fraction=values.test_fraction,
-        validation_fraction=values.validation_fraction,
-        scores=values.scores,
-        seed=config.run.seed,
-    )
-
-
-def _stream(config: Config, dataset: Dataset) -> Stream:
-    values = config.stream
-    tasks = values.tasks
-    known = source_of(config.data.name)
-    if tasks is None and values.sizes is None:
-        usual = known.tasks if known and len(dataset.class_names) == known.classes else None
-        tasks = 1 if dataset.modality == "language" else usual
-    return make_stream(
-        len(dataset.class_names),
-        tasks=tasks,
-        sizes=values.sizes,
-        order=values.order,
-        class_names=dataset.class_names,
-        seed=config.run.seed,
-    )
-
-
-def _settled(config: Config, dataset: Dataset, stream: Stream) -> Config:
-    """The configuration with every `auto` decided and local paths made absolute, so that it can be run anywhere."""
-    known = source_of(config.data.name)
-    augment = config.data.augment if config.data.augment != "auto" else known.augment if known else "none"
-    kind = config.partition.kind
-    if kind == "auto":
-        kind = "natural" if dataset.train.clients else "dirichlet"
-    name = config.data.name
-    own = plugins.absolute(name) if plugins.is_reference(name) else name if known else _absolute(name)
-    sizes, prompts = config.stream.sizes, dataset.modality == "language"
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(
-                update={"name": own, "path": _absolute(config.data.path), "augment": augment}
-            ),
-            "stream": config.stream.model_copy(update={"tasks": None if sizes else len(stream.offsets) - 1}),
-            "partition": config.partition.model_copy(update={"kind": kind, "file": _absolute(config.partition.file)}),
-            "adapter": config.adapter.model_copy(update={"kind": configs.adapter(config).kind}),
-            "run": config.run.model_copy(update={"threads": _threads(config)}),
-            "backbone": config.backbone.model_copy(
-                update={
-                    "name": _backbone_path(config.backbone.name),
-                    "max_length": config.backbone.max_length or (language.MAX_LENGTH if prompts else MAX_LENGTH),
-                }
-            ),
-        }
-    )
-
-
-def _absolute(path: str | None) -> str | None:
-    return str(Path(path).expanduser().resolve()) if path else path
-
-
-def _backbone_path(name: str) -> str:
-    architecture, at, file = name.partition("@")
-    if name.startswith("timm:"):
-        return f"{architecture}{at}{_absolute(file)}" if at else name
-    return str(_absolute(name)) if name != "tiny" and Path(name).expanduser().exists() else name
-
-
-def _partition(config: Config, dataset: Dataset, stream: Stream, file: Path | None, *, centralised: bool) -> Partition:
-    if file is not None:
-        return load_partition(file, dataset.fingerprint)
-    if centralised:
-        return make_partition(dataset, stream, kind="iid", clients=1)
-    values = config.partition
-    if values.file:
-        return load_partition(values.file, dataset.fingerprint)
-    return make_partition(
-        dataset,
-        stream,
-        kind=values.kind,
-        clients=values.clients,
-        beta=values.beta,
-        alpha=values.alpha,
-        min_samples=values.min_samples,
-        seed=config.run.seed,
-    )
 
 
 def _learned(config: Config, dataset: Dataset, stream: Stream, options: Options) -> dict[str, Any]:

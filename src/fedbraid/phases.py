@@ -114,6 +114,8 @@ class Train:
     data: Callable[[Client, Task], Data] = train_samples
     tasks: Callable[[Task], bool] = every_task
     evaluated: bool = True
+    covered: bool = False
+    """Whether what is measured is released with noise where training is."""
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         trained = train(
@@ -130,7 +132,9 @@ class Train:
         trained = self.capacities.send(trained, data.client)
         values = without(trained, "metric")
         held = {**shared, **values}
-        update = {"count": torch.tensor(float(len(data)), dtype=torch.float64), **trained}
+        protection = self.training.protection
+        count = protection.samples if protection else len(data)
+        update = {"count": torch.tensor(float(count), dtype=torch.float64), **trained}
         update |= self.measures(model, held, data, round)
         update |= prefix(self.sums(model, held, data, round), BESIDE)
         return update | {key: value - shared[key] for key, value in values.items()} if self.relative else update
@@ -148,9 +152,10 @@ class Train:
         return deviation.lift(whole)
 
     def figures(self, total: Statistic, watched: Statistic) -> Mapping[str, Any]:
-        samples = total["metric/samples"]
         by_layer = deviation.solve(watched, self.capacities.scale)
-        return {"loss": (total["metric/loss"] / samples).item(), "deviation": by_layer}
+        if "metric/samples" not in total:  # private training tells no loss
+            return {"deviation": by_layer}
+        return {"loss": (total["metric/loss"] / total["metric/samples"]).item(), "deviation": by_layer}
 
     def server_update(self, model: Model, state: State, total: Statistic, round: Round) -> State:
         merged = self.merge.solve(total)
@@ -172,6 +177,8 @@ class Measure:
     data: Callable[[Client, Task], Data] = train_samples
     tasks: Callable[[Task], bool] = every_task
     evaluated: bool = True
+    covered: bool = False
+    """Whether what is measured is released with noise where training is."""
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         return self.statistic(model, shared, data, round)

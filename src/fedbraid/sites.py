@@ -16,7 +16,7 @@ import threading
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fedbraid import config as configs
@@ -24,10 +24,9 @@ from fedbraid.core import ClientId
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment, build
 from fedbraid.progress import shown_on
-from fedbraid.runtimes.client import Work, answer
-from fedbraid.runtimes.exchange import LOST, read_round
-from fedbraid.runtimes.flower import OverGrid, pack, pack_fault, unpack
+from fedbraid.runtimes.flower import OverGrid, replied, unpack
 from fedbraid.runtimes.holdings import Holdings
+from fedbraid.runtimes.replying import reply_to
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -38,43 +37,19 @@ START = 300.0
 """Seconds that a simulation may take to start."""
 
 
-def reply_to(question: bytes, work: Work, client: ClientId, party: Any, holdings: Holdings) -> bytes:
-    """The answer of a site: bytes to bytes. `RunError` where it cannot be computed."""
-    message = work.codec.decode(question)
-    to = message.text["to"]
-    given = holdings.answered(to)
-    if given is not None:
-        return given
-    received = holdings.receive(message)
-    if received is None:
-        return work.codec.encode({}, {"client": client, "to": to, "is": LOST})
-    found = answer(work, client, party, received, holdings.kept(), read_round(message.text["round"]), to)
-    if found.fault:
-        raise RunError(found.fault)
-    holdings.answer(to, found.payload, found.kept)
-    return found.payload
-
-
 def simulated_app(folder: str) -> ClientApp:
     """The client app of a simulated run: node i is the i-th client of the folder's partition."""
-    from flwr.app import Message
     from flwr.clientapp import ClientApp
 
     app = ClientApp()
 
     @app.query()
     def greet(message: Message, context: Context) -> Message:
-        client = _client(folder, context)
-        return Message(pack(json.dumps({"client": client}).encode()), reply_to=message)
+        return replied(message, lambda: json.dumps({"client": _client(folder, context)}).encode())
 
     @app.train()
     def work(message: Message, context: Context) -> Message:
-        try:
-            content = pack(_answered(folder, _client(folder, context), unpack(message)))
-        except Exception as error:  # whatever it is, the server must learn of it, and this process must go on
-            told = str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}"
-            content = pack_fault(told)
-        return Message(content, reply_to=message)
+        return replied(message, lambda: _answered(folder, _client(folder, context), unpack(message)))
 
     return app
 
@@ -179,10 +154,10 @@ def _client(folder: str, context: Context) -> ClientId:
 
 
 def _answered(folder: str, client: ClientId, question: bytes) -> bytes:
-    experiment = _experiment(folder)
-    holdings = Holdings(Path(folder) / "clients" / quote(client, safe=""))
+    home = Path(folder) / "clients" / quote(client, safe="")
+    experiment = _experiment(folder).guarded(home, alone=True)
     with shown_on(None):
-        return reply_to(question, experiment.work, client, experiment.clients[client], holdings)
+        return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home))
 
 
 @cache

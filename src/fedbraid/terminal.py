@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def drive(begin: Callable[[], Run]) -> None:
     """Drives a run from its preparation to its end: bars and lines on a terminal, records on a pipe."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from fedbraid import runs
@@ -34,7 +36,8 @@ def drive(begin: Callable[[], Run]) -> None:
             facts = runs.summary(run.experiment)
             if out.is_terminal:
                 screen.headline(out, facts, run.folder)
-            for event in run.events():
+            shown = replace(run, heard=lambda what, **told: screen.heard(out, what, told)) if out.is_terminal else run
+            for event in shown.events():
                 record = records.record(event)
                 if not out.is_terminal:
                     write_line(records.line(record))

@@ -3,7 +3,7 @@ import json
 import pytest
 from toydata import toy_dataset
 
-from fedbraid.data import load_partition, make_partition, make_stream, save_partition
+from fedbraid.data import load_partition, make_partition, make_stream, partition_text
 from fedbraid.errors import UserError
 
 DATA = toy_dataset([0, 1] * 20)
@@ -16,8 +16,8 @@ def partition():
 
 @pytest.fixture
 def file(tmp_path, partition):
-    path = tmp_path / "new" / "partition.json"
-    save_partition(partition, path)
+    path = tmp_path / "partition.json"
+    path.write_text(partition_text(partition))
     return path
 
 

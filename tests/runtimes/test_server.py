@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import Outcome, Round
+from fedbraid.core import EVALUATE, Outcome, Round
 from fedbraid.errors import StoppedRun
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
@@ -124,6 +124,41 @@ def test_what_a_killed_server_received_is_not_asked_for_again(tmp_path: Path) ->
     assert same(outcome, expected)
     assert transport.asked == [["0", "2", "3"]]
     assert (outcome.bytes_up, outcome.bytes_down) == (expected.bytes_up, expected.bytes_down)
+
+
+def test_a_server_killed_in_an_evaluation_still_has_the_round_before_it(tmp_path: Path) -> None:
+    exam = Round(ROUND.task, EVALUATE, 0, 0)
+    server, _ = served(journal=tmp_path)
+    expected = server.sum(SHARED, ROUND, list(VALUES))
+    server.sum({**SHARED, "new": torch.ones(1)}, exam, ["test"])
+    again, transport = served(journal=tmp_path)
+    assert same(again.sum(SHARED, ROUND, list(VALUES)), expected)
+    again.sum({**SHARED, "new": torch.ones(1)}, exam, ["test"])
+    assert transport.asked == []
+
+
+def test_the_journal_holds_the_answers_to_two_questions_at_most(tmp_path: Path) -> None:
+    server, _ = served(journal=tmp_path)
+    for index in range(4):
+        server.sum(SHARED, Round(ROUND.task, "train", index, 0), list(VALUES))
+        assert len(list(tmp_path.iterdir())) == 5 * min(index + 1, 2)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_who_says_without_end_that_it_lost_what_it_was_sent_is_asked_once_more(retries: int) -> None:
+    server, transport = served(rules=Rules(quorum=0.5, retries=retries))
+    asked: list[list[str]] = []
+
+    def ask(questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
+        asked.append(sorted(questions))
+        for client, question in questions.items():
+            to = Codec().text(question)["to"]
+            yield Answer(client, Codec().encode({}, {"client": client, "to": to, "is": "lost"}))
+
+    transport.ask = ask  # type: ignore[method-assign]
+    with pytest.raises(StoppedRun, match="it has lost what it was sent before"):
+        server.sum(SHARED, ROUND, ["0", "1"])
+    assert asked == [["0", "1"], ["0", "1"]]
 
 
 @pytest.mark.parametrize("change", ["flip", "cut", "empty", "round"])

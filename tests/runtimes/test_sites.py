@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import EVALUATE, Client, Event, Round
+from fedbraid.core import Event, Round
 from fedbraid.engine import run
 from fedbraid.errors import RunError
 from fedbraid.local.training import Training
@@ -18,43 +17,15 @@ from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.exchange import Answer
+from fedbraid.runtimes.exchange import spell
 from fedbraid.runtimes.holdings import ANSWER, RECEIVED, Holdings
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.server import Rules, Server
-from fedbraid.sites import reply_to
 from fedbraid.testing.numbers import ROUND, SHARED, Squares, holders, squares
+from fedbraid.testing.sites import Sites
 from fedbraid.testing.worlds import image_world
 
 MODEL: Any = None
-
-
-class Sites(InProcess):
-    """Every client a site with a folder; the last asked answers first. Evaluators are here, as on a server."""
-
-    def __init__(
-        self, work: Work, clients: Mapping[str, Client], evaluators: Mapping[str, Client], folder: Path
-    ) -> None:
-        super().__init__(work, clients, evaluators)
-        self._clients = clients
-        self.folder = folder
-
-    def ask(self, questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
-        if round.phase == EVALUATE:
-            yield from super().ask(questions, received, round)
-            return
-        for client in sorted(questions, reverse=True):
-            yield None
-            holdings = Holdings(self.folder / client)
-            try:
-                found = reply_to(questions[client], self._work, client, self._clients[client], holdings)
-            except RunError as error:
-                yield Answer(client, fault=str(error))
-            else:
-                yield Answer(client, found)
-
-    def kept(self) -> Tensors:
-        return {}
 
 
 @pytest.mark.parametrize(
@@ -146,5 +117,60 @@ def test_what_a_site_keeps_is_in_its_folder_and_not_on_the_wire(tmp_path: Path) 
     server, _ = rounds(tmp_path, Keeping())
     for index in range(3):
         server.sum(SHARED, Round(ROUND.task, "train", index, 0), ["a", "b"])
-    assert Holdings(tmp_path / "a").kept()["seen"].item() == 6
+    assert Holdings(tmp_path / "a").kept(spell(Round(ROUND.task, "train", 3, 0)))["seen"].item() == 6
     assert b"seen" not in (tmp_path / "a" / ANSWER).read_bytes()
+
+
+@pytest.mark.parametrize("back", [1, 2])
+def test_a_server_that_went_back_by_one_state_meets_sites_that_are_ahead(back: int, tmp_path: Path) -> None:
+    class Keeping(Squares):
+        def client_update(self, model: Any, shared: Tensors, data: Any, round: Round) -> Tensors:
+            seen = data.memory.get("seen", torch.tensor(0.0))
+            return {"x": torch.tensor(data.values) * shared["scale"] + seen, "keep/seen": seen + shared["scale"].sum()}
+
+    def asked(server: Server, index: int) -> Tensors:
+        shared = {"scale": torch.tensor([1.0 + index]), "weight": torch.zeros(index + 1)}
+        return server.sum(shared, Round(ROUND.task, "train", index, 0), ["a", "b"]).total
+
+    server, _ = rounds(tmp_path, Keeping())
+    totals, memories = [], []
+    for index in range(5):
+        memories.append(server.memory())
+        totals.append(asked(server, index))
+    again, _ = rounds(tmp_path, Keeping(), memory=memories[5 - back])
+    for index in range(5 - back, 5):
+        found = asked(again, index)
+        assert all(torch.equal(found[key], totals[index][key]) for key in found)
+
+
+def test_a_site_that_was_killed_before_its_answer_was_written_gives_the_same_answer(tmp_path: Path) -> None:
+    holdings = Holdings(tmp_path)
+    for number in range(4):
+        holdings.answer(f"to {number}", f"round {number}", b"", {"seen": torch.tensor(number)})
+    (tmp_path / ANSWER).unlink()
+    assert holdings.answered("to 3") is None
+    assert holdings.kept("round 3")["seen"].item() == 2
+    assert holdings.kept("round 4")["seen"].item() == 3
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_what_a_site_keeps_is_not_taken_where_it_is_damaged(cut: bool, tmp_path: Path) -> None:
+    holdings = Holdings(tmp_path)
+    holdings.answer("to 0", "round 0", b"", {"seen": torch.tensor(1)})
+    [path] = tmp_path.glob("*.kept")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content[:-1] if cut else content)
+    with pytest.raises(RunError, match=r"000001-.*\.kept is damaged"):
+        holdings.kept("round 1")
+    assert holdings.kept("round 0") == {}
+
+
+def test_a_server_that_went_back_too_far_is_told(tmp_path: Path) -> None:
+    holdings = Holdings(tmp_path)
+    for number in range(5):
+        holdings.answer(f"to {number}", f"round {number}", b"", {"seen": torch.tensor(number)})
+    assert len(list(tmp_path.glob("*.kept"))) == 3
+    assert holdings.kept("round 3")["seen"].item() == 2
+    with pytest.raises(RunError, match="the server went back too far"):
+        holdings.kept("round 2")

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fedbraid.cli import models, running, telling, watching
+from fedbraid.cli import deploying, models, running, telling, watching
 from fedbraid.cli.app import app
 from fedbraid.terminal import fail
 from fedbraid.version import __version__
 
-__all__ = ["app", "main", "models", "running", "telling", "watching"]
+__all__ = ["app", "deploying", "main", "models", "running", "telling", "watching"]
 
 
 @app.callback(invoke_without_command=True)

@@ -81,10 +81,16 @@ def mammoth(
 def resume(
     run: Folder,
     force: Annotated[bool, typer.Option(help="Also under other library versions.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="More tasks, as stream.sizes=[2,2,2].")] = None,
 ) -> None:
-    """Continue a run after its last finished round; the end is that of a run that was never stopped."""
+    """Continue a run after its last finished round; the end is that of a run that was never stopped.
+
+    With --set stream.sizes=... and data.classes=... more tasks are laid behind those that it has.
+    """
     from fedbraid import runs
 
+    if set_:
+        runs.extend(run, set_, force=force)
     drive(lambda: runs.resume(run, force=force))
 
 

@@ -64,7 +64,7 @@ def _inherited(path: Path, *heirs: Path) -> dict[str, Any]:
     """The values of a file, laid over those of its `base`; the file is the base of the last of its `heirs`."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from error
     base = values.pop("base", None)
     if base is None:

@@ -60,8 +60,8 @@ class StreamConfig(Section):
 class PartitionConfig(Section):
     """How training data is spread over clients."""
 
-    kind: Literal["auto", "dirichlet", "quantity", "natural", "iid"] = "auto"
-    """auto: natural where the data name clients, else dirichlet."""
+    kind: Literal["auto", "dirichlet", "quantity", "natural", "iid", "sites"] = "auto"
+    """auto: natural where the data name clients, else dirichlet. sites: every client has data of its own elsewhere."""
     clients: int = Field(default=5, ge=1)
     beta: float = Field(default=0.5, gt=0)
     alpha: int = Field(default=2, ge=1)
@@ -69,6 +69,8 @@ class PartitionConfig(Section):
     clients_per_round: int | None = Field(default=None, ge=1)
     file: str | None = None
     """A partition.json of another run to use as it is."""
+    sites: list[str] | None = None
+    """The clients of a deployed run."""
 
 
 class BackboneConfig(Section):
@@ -172,6 +174,69 @@ class GateConfig(Section):
     """Bytes of a message beyond those of its numbers and names."""
 
 
+class RobustConfig(Section):
+    """Which updates are refused for being strange among the others (see `fedbraid.runtimes.robust.Thresholds`)."""
+
+    select: bool = False
+    """Whether updates are compared at all."""
+    weight: float = Field(default=30.0, ge=1)
+    """The most that a count, or the trace of a Gram without one, may exceed the median of the round's clients."""
+    trace: float = Field(default=10.0, ge=1)
+    """How far the trace of a Gram by sample may lie from the median, up or down."""
+    spread: float = Field(default=10.0, ge=1)
+    """How far below the median the share of a Gram that is not of rank one may lie."""
+    change: float = Field(default=4.0, ge=1)
+    """How much larger than the median the change of a kind of values may be, or a sum over samples."""
+    tensor: float = Field(default=10.0, ge=1)
+    """The same of a single tensor of a kind."""
+    still: float = Field(default=100.0, ge=1)
+    """How much smaller than the median all changes of an update may be."""
+    opposed: float | None = Field(default=None, gt=0)
+    """How strongly an update may point against the others, as a share of how strongly they agree. Unset: 0.6, and no
+    limit in tasks of two classes or fewer."""
+    alike: bool = False
+    """Whether clients are known to hold the same classes, so that all must point in about one direction."""
+    deviations: float = Field(default=3.0, ge=0)
+    """A limit is never nearer than so many standard deviations."""
+    most: float = Field(default=0.3, gt=0, lt=0.5)
+    """The largest share of a round's updates that is refused."""
+    fallback: Literal["clip", "pause"] = "clip"
+    """What happens to a round in which more would be."""
+    clip: float = Field(default=1.5, ge=1)
+    """By how much a clipped update's changes and weights may exceed the median."""
+
+
+class PrivacyConfig(Section):
+    """What may leave a client, and with how much noise (see `docs/privacy.md`); no noise without an `epsilon`."""
+
+    small_grams: Literal["auto", "refuse", "allow"] = "auto"
+    """Grams on too few samples. auto: refused at sites on machines of their own, told where one machine has all."""
+    epsilon: float | None = Field(default=None, gt=0)
+    """The most that a run may spend of every client's samples."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    samples: int | None = Field(default=None, ge=1)
+    """The samples of a client in a task as anybody may know them, since the true number is private. Steps, the sampling
+    rate and the clients' weights follow from it."""
+    clip: float = Field(default=1.0, gt=0)
+    """The largest norm of one sample's gradient."""
+    noise: float | None = Field(default=None, gt=0)
+    """The noise multiplier of steps; unset: the smallest with which the whole run stays within its budget."""
+    clip_grams: float = Field(default=1000.0, gt=0)
+    """The largest norm of what one sample adds to the diagonal Grams of all layers."""
+    noise_grams: float = Field(default=4.0, gt=0)
+    """The noise multiplier of diagonal Grams, as a multiple of that of steps."""
+
+
+class SecureConfig(Section):
+    """Whether the server sees sums alone (see `docs/masked.md`)."""
+
+    masked: bool = False
+    threshold: int | None = Field(default=None, ge=3)
+    """How many clients of a round must take part until its end; unset: more than two thirds. It is above a half."""
+    identities: dict[str, str] | None = None
+    """The clients' public keys by client, in hexadecimal: messages are signed, and a lying server is found out."""
+
+
 class RunConfig(Section):
     """Where and how the run computes."""
 
@@ -179,8 +244,9 @@ class RunConfig(Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     evaluate: Literal["round", "task"] = "round"
-    runtime: Literal["inprocess", "flower"] = "inprocess"
-    """flower: the same run on Flower's simulation, several clients at once in processes of their own."""
+    runtime: Literal["inprocess", "flower", "deployed"] = "inprocess"
+    """flower: the same run on Flower's simulation, several clients at once in processes of their own. deployed: clients
+    are sites of a federation (see 'fedbraid deploy')."""
     at_once: int | None = Field(default=None, ge=1)
     """How many; unset: as many as there are cores for."""
 
@@ -199,4 +265,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     rounds: RoundsConfig = RoundsConfig()
     gate: GateConfig = GateConfig()
+    robust: RobustConfig = RobustConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    secure: SecureConfig = SecureConfig()
     health: HealthConfig = HealthConfig()

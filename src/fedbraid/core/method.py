@@ -105,6 +105,8 @@ class Outcome:
     """The sum of what the server noted of the updates."""
     refused: Mapping[ClientId, Refusal] = field(default_factory=dict[ClientId, Refusal])
     failed: Mapping[ClientId, str] = field(default_factory=dict[ClientId, str])
+    clipped: Mapping[ClientId, str] = field(default_factory=dict[ClientId, str])
+    """Whose update was made smaller before it was added, and by how much."""
 
 
 class Runtime(Protocol):

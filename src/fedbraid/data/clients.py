@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import Batch, ClientId, ImageInput, PromptInput, Task, Text, TextInput
-from fedbraid.data.datasets import Dataset, Table
+from fedbraid.data.held import Dataset, Table
 from fedbraid.data.partition import EVALUATOR, Partition
 from fedbraid.data.prompts import tokenized
 from fedbraid.data.streams import Stream

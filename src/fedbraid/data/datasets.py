@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from fedbraid.core import Text
 from fedbraid.data.archives import is_archive, unpacked
-from fedbraid.data.decode import decoded
 from fedbraid.data.folders import read_path
+from fedbraid.data.held import Dataset, fingerprint_of, tables_of
 from fedbraid.data.known import DATASETS, holds_prompts, source_of
 from fedbraid.data.rows import Columns, Rows, Splits, natural
 from fedbraid.data.sampling import held_out, in_proportion, per_class
@@ -28,40 +22,16 @@ TEST_SEED = 0
 
 
 @dataclass(frozen=True)
-class Table:
-    """Samples with their classes: `images` is uint8 (n, channels, height, width), or `texts` holds n texts or pairs.
+class Here:
+    """One place of several that hold samples of the same data set, each its own.
 
-    `clients` names the owner of each sample where the data say so. `targets` holds n numbers where numbers are to be
-    told; all samples are of one class then. `answers` holds the right answers to each text that is a prompt.
+    `classes` are all there are, in their order, for every place alike: some may have no samples here, and samples of
+    other classes are left out until a later task brings them. Without it the classes are those found here. Test
+    samples are read, or held out, where they are `tested`.
     """
 
-    labels: Tensor
-    images: Tensor | None = None
-    texts: tuple[Text, ...] | None = None
-    clients: tuple[str, ...] | None = None
-    targets: Tensor | None = None
-    answers: tuple[tuple[str, ...], ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in memory; classes are numbered by `class_names`, `note` says what was decided for the user.
-
-    `fingerprint` is a SHA-256 over class names, labels and samples: a partition holds for one fingerprint only.
-    `scores` are what a model is measured by, the main one first.
-    """
-
-    name: str
-    modality: str
-    class_names: tuple[str, ...]
-    train: Table
-    test: Table
-    fingerprint: str
-    note: str = ""
-    scores: tuple[str, ...] = ("accuracy",)
+    classes: tuple[str, ...] = ()
+    tested: bool = True
 
 
 def load(
@@ -86,6 +56,7 @@ def load(
     scores: Sequence[str] | None = None,
     stored_size: int = 256,
     seed: int = 0,
+    here: Here | None = None,
 ) -> Dataset:
     """A data set known by name (`DATASETS`), or the user's own: an image folder, a table, "file.py:NAME".
 
@@ -98,7 +69,8 @@ def load(
     be compared. With an `answer_column` a table of one's own holds prompts with their answers (in the column `prompt`
     where none is named), and what a `category_column` tells are its classes. `scores` are what models are measured by:
     those of the data set, or accuracy, where nothing is given; those of numbers make numbers of the labels.
-    `stored_size` bounds the shorter side of the images held in memory.
+    `stored_size` bounds the shorter side of the images held in memory. `here` says that these are the samples of one
+    place among several.
 
     >>> digits = load("digits", classes=4)
     >>> digits.class_names, tuple(digits.train.images.shape)
@@ -116,14 +88,20 @@ def load(
     measured = check_scores(usual if scores is None else scores, language=language)
     title, splits = _read(source, name, path, {key: value for key, value in named.items() if value is not None})
     splits = numbered(splits) if of_numbers(measured) else splits
-    train, test, notes = _split(splits, test_fraction, validation_fraction, seed)
-    known = (VALUE,) if of_numbers(measured) else _class_names(train, test, splits.order, categories=language)
-    names = _chosen(known, classes, source)
+    if here and not here.tested:
+        splits, validation_fraction = replace(splits, test=splits.train.take([])), None
+    train, test, notes = _split(splits, test_fraction, validation_fraction, seed, empty=here is not None)
+    if here and here.classes:
+        names = here.classes
+    else:
+        shown = train or test
+        known = (VALUE,) if of_numbers(measured) else _class_names(shown, test, splits.order, categories=language)
+        names = _chosen(known, classes, source)
     check_classes(measured, names)
-    train = _subset(train, names, train_per_class, train_samples, seed, "train")
-    test = _subset(test, names, test_per_class, test_samples, TEST_SEED, "test")
-    train_table, test_table = _tables(splits.modality, names, train, test, stored_size)
-    fingerprint = _fingerprint(names, train_table, test_table)
+    train = _subset(train, names, train_per_class, train_samples, seed, "train", empty=here is not None)
+    test = _subset(test, names, test_per_class, test_samples, TEST_SEED, "test", empty=here is not None)
+    train_table, test_table = tables_of(splits.modality, names, train, test, stored_size)
+    fingerprint = fingerprint_of(names, train_table, test_table)
     return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes), measured)
 
 
@@ -176,10 +154,10 @@ def _unknown(name: str) -> UserError:
 
 
 def _split(
-    splits: Splits, test_fraction: float, validation_fraction: float | None, seed: int
+    splits: Splits, test_fraction: float, validation_fraction: float | None, seed: int, *, empty: bool
 ) -> tuple[Rows, Rows, list[str]]:
-    """(training rows, rows to test on, what the user should know of them)."""
-    if not splits.train:
+    """(training rows, rows to test on, what the user should know of them); training rows may be lacking if `empty`."""
+    if not splits.train and not (empty and splits.test):
         raise UserError("the training data has no samples; check what data.name and data.path lead to")
     train, test, notes = splits.train, splits.test, [splits.note] if splits.note else []
     if test is None:
@@ -249,51 +227,19 @@ def class_id(item: str | int, names: Sequence[str], where: str) -> int:
     )
 
 
-def _subset(rows: Rows, names: tuple[str, ...], of_each: int | None, of_all: int | None, seed: int, split: str) -> Rows:
+def _subset(
+    rows: Rows,
+    names: tuple[str, ...],
+    of_each: int | None,
+    of_all: int | None,
+    seed: int,
+    split: str,
+    *,
+    empty: bool,
+) -> Rows:
     kept = set(names)
     rows = rows.take([i for i, label in enumerate(rows.labels) if label in kept])
-    if not rows:
+    if not rows and not empty:
         raise UserError(f"there are no {split} samples of the classes to keep; add some, or mend data.classes")
     rows = rows if of_each is None else rows.take(per_class(rows.labels, of_each, seed, split))
     return rows if of_all is None else rows.take(in_proportion(rows.labels, of_all, seed, split))
-
-
-def _tables(modality: str, names: tuple[str, ...], train: Rows, test: Rows, stored_size: int) -> tuple[Table, Table]:
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = [torch.tensor([numbers[label] for label in rows.labels]) for rows in (train, test)]
-    if modality == "language":
-        return _of_prompts(labels[0], train), _of_prompts(labels[1], test)
-    if modality == "text":
-        return (
-            Table(labels[0], texts=train.samples, clients=train.clients, targets=_targets(train)),
-            Table(labels[1], texts=test.samples, clients=test.clients, targets=_targets(test)),
-        )
-    images = decoded(train.samples + test.samples, train.places + test.places, stored_size=stored_size)
-    return (
-        Table(labels[0], images=images[: len(train)], clients=train.clients, targets=_targets(train)),
-        Table(labels[1], images=images[len(train) :], clients=test.clients, targets=_targets(test)),
-    )
-
-
-def _of_prompts(labels: Tensor, rows: Rows) -> Table:
-    texts, answers = (tuple(getattr(prompt, part) for prompt in rows.samples) for part in ("text", "answers"))
-    return Table(labels, texts=texts, clients=rows.clients, answers=answers)
-
-
-def _targets(rows: Rows) -> Tensor | None:
-    return None if rows.numbers is None else torch.tensor(rows.numbers, dtype=torch.float32)
-
-
-def _fingerprint(names: tuple[str, ...], *tables: Table) -> str:
-    digest = hashlib.sha256(json.dumps(names).encode())
-    for table in tables:
-        digest.update(table.labels.numpy().tobytes())
-        if table.images is not None:
-            digest.update(repr(tuple(table.images.shape)).encode())
-            digest.update(table.images.numpy().data)
-        digest.update(json.dumps(table.texts).encode())
-        if table.targets is not None:
-            digest.update(table.targets.numpy().tobytes())
-        if table.answers is not None:
-            digest.update(json.dumps(table.answers).encode())
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedbraid.core import ClientId, Task
-from fedbraid.data.datasets import Dataset
+from fedbraid.data.held import Dataset
 from fedbraid.data.sampling import derive
 from fedbraid.data.streams import Stream
 from fedbraid.errors import UserError

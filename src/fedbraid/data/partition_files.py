@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from fedbraid.data.partition import EVALUATOR, Partition
@@ -12,10 +11,8 @@ from fedbraid.errors import UserError
 FORMAT = "fedbraid-partition-1"
 
 
-def save_partition(partition: Partition, path: str | Path) -> None:
-    """Writes the partition as JSON, in whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def partition_text(partition: Partition) -> str:
+    """The partition as the text of a file."""
     content = {
         "format": FORMAT,
         "kind": partition.kind,
@@ -23,9 +20,7 @@ def save_partition(partition: Partition, path: str | Path) -> None:
         "samples": partition.samples,
         "clients": partition.clients,
     }
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    return json.dumps(content) + "\n"
 
 
 def load_partition(path: str | Path, fingerprint: str) -> Partition:
@@ -33,7 +28,7 @@ def load_partition(path: str | Path, fingerprint: str) -> Partition:
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the partition file {path} cannot be read: {error}") from error
     partition = _partition(path, content)
     if partition.fingerprint != fingerprint:

@@ -96,7 +96,7 @@ class Splits:
     @property
     def modality(self) -> Literal["image", "text", "language"]:
         """Texts are strings, alone or in pairs, prompts are language; whatever else a sample is, it is an image."""
-        sample = next(iter(self.train.samples), "")
+        sample = next(iter(self.train.samples or (self.test.samples if self.test else ())), "")
         if isinstance(sample, Prompt):
             return "language"
         return "text" if isinstance(sample, (str, tuple)) else "image"

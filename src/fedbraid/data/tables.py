@@ -41,12 +41,12 @@ def read_tables(
     if path.is_file():
         return _splits([path], [], columns, modality)
     training = tables_at(path, train)
-    if not training:
+    testing = next((found for name in tests if (found := tables_at(path, name))), [])
+    if not training and not testing:
         raise UserError(
             f"{path}: no file name starts with {train!r} among {[file.name for file in tables_at(path)]}; "
             "name the files train* and test*, or give the path of one file"
         )
-    testing = next((found for name in tests if (found := tables_at(path, name))), [])
     for split in (training, testing):
         if len({file.suffix.lower() for file in split}) > 1:
             raise UserError(f"{path}: {[file.name for file in split]} are of several kinds; keep one of them")
@@ -61,8 +61,9 @@ def tables_at(path: Path, start: str = "") -> list[Path]:
 
 def _splits(train: list[Path], test: list[Path], columns: Columns, modality: str | None) -> Splits:
     tables = {file: _parsed(file) for file in [*train, *test]}
-    first = tables[train[0]]
-    modality = modality or _modality(first.column_names, columns, str(train[0]))
+    place = (train or test)[0]
+    first = tables[place]
+    modality = modality or _modality(first.column_names, columns, str(place))
     rows = {file: rows_of(table, columns, modality, file.name, file.parent) for file, table in tables.items()}
     return Splits(
         concatenated([rows[file] for file in train]),

@@ -7,7 +7,7 @@ answers that it is a factor of, whatever part of a layer it is (see `merges.regm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,8 @@ from fedbraid.algebra import Tensors
 from fedbraid.core import Batch, Data, Model, Round
 from fedbraid.errors import UserError
 from fedbraid.linalg import low_rank_plus_diagonal, shrink, to_triangle
+from fedbraid.local.private import noisy_diagonals
+from fedbraid.privacy.protection import Protection
 from fedbraid.progress import track
 
 FEATURES = "features"
@@ -51,6 +53,8 @@ class Passes:
     count: int = 1
     augment: bool = False
     batch_size: int = 64
+    protection: Protection | None = None
+    """With it Grams carry noise; then all of them are diagonal, and every sample passes once."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -61,6 +65,46 @@ def measure_grams(
     model: Model, weights: Tensors, data: Data, round: Round, *, wanted: Sequence[GramOf], passes: Passes
 ) -> dict[str, Tensor]:
     """The wanted Grams under the model with `weights`, each in its travelling form (see `merges.grams`)."""
+    with torch.no_grad():
+        model.load(weights)
+        model.train(False)
+        if passes.protection:
+            sums = _noisy(model, weights, data, round, wanted, passes.protection)
+        else:
+            sums = _sums(model, _passes(model, data, round, passes), wanted)
+    return {key: tensor for gram in wanted for key, tensor in _travelling(gram, sums[gram.key]).items()}
+
+
+def _noisy(
+    model: Model, weights: Tensors, data: Data, round: Round, wanted: Sequence[GramOf], protection: Protection
+) -> dict[str, Tensor]:
+    """The sums of all samples with noise: one release."""
+    full = next((gram.key for gram in wanted if gram.form != "diagonal"), None)
+    if full:
+        raise UserError(f"no private release is known for the Gram of {full!r}, which is not diagonal")
+    return noisy_diagonals(
+        data,
+        round,
+        received=weights,
+        protection=protection,
+        device=model.device,
+        squares=lambda sample: _sums(model, [sample], wanted),
+        widths=_widths(model, wanted),
+    )
+
+
+def _widths(model: Model, wanted: Sequence[GramOf]) -> dict[str, int]:
+    """How many numbers each diagonal has, which a client without samples must know too."""
+    found: dict[str, int] = {}
+    for gram in wanted:
+        chain = (gram.projection,) if isinstance(gram.projection, Tensor) else gram.projection
+        width = model.width if gram.layer == FEATURES else model.layers[gram.layer][1]
+        found[gram.key] = (len(chain[-1]) if chain else width) + (gram.ones != "no")
+    return found
+
+
+def _sums(model: Model, batches: Iterable[Batch], wanted: Sequence[GramOf]) -> dict[str, Tensor]:
+    """The sums over all samples of these batches, by key."""
     sums: dict[str, Tensor] = {}
     of_layer: dict[str, list[GramOf]] = {}
     for gram in wanted:
@@ -71,15 +115,12 @@ def measure_grams(
             part = _contribution(gram, x)
             sums[gram.key] = sums[gram.key] + part if gram.key in sums else part
 
-    with torch.no_grad():
-        model.load(weights)
-        model.train(False)
-        with model.inputs_of([layer for layer in of_layer if layer != FEATURES], watch):
-            for batch in _passes(model, data, round, passes):
-                features = model.features(batch.inputs)
-                if FEATURES in of_layer:
-                    watch(FEATURES, features)
-    return {key: tensor for gram in wanted for key, tensor in _travelling(gram, sums[gram.key]).items()}
+    with model.inputs_of([layer for layer in of_layer if layer != FEATURES], watch):
+        for batch in batches:
+            features = model.features(batch.inputs)
+            if FEATURES in of_layer:
+                watch(FEATURES, features)
+    return sums
 
 
 def _passes(model: Model, data: Data, round: Round, passes: Passes) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ field do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,16 +15,21 @@ import torch
 from torch import Tensor
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import Data, Model, Round
+from fedbraid.core import Batch, Data, Model, Round
 from fedbraid.errors import RunError
 from fedbraid.local.objectives import Objective, Step
+from fedbraid.local.private import noisy_gradients
 from fedbraid.local.seeding import seeded
+from fedbraid.privacy.protection import Protection
 from fedbraid.progress import track
 
 
 @dataclass(frozen=True)
 class Training:
-    """How clients train. `rates` overrides `lr` by kind of tuned value: base, lora_A, lora_B, head."""
+    """How clients train. `rates` overrides `lr` by kind of tuned value: base, lora_A, lora_B, head.
+
+    With a `protection` gradients carry noise; epochs and batches are then what it says.
+    """
 
     epochs: int = 5
     batch_size: int = 16
@@ -34,6 +39,7 @@ class Training:
     weight_decay: float = 0.0
     momentum: float = 0.0
     augment: bool = True
+    protection: Protection | None = None
 
     def rate(self, key: str) -> float:
         return self.rates.get(key.split("/", 1)[0], self.lr)
@@ -53,7 +59,8 @@ def train(
 ) -> dict[str, Tensor]:
     """The tuned values of `kinds` after training from `weights`, with `metric/loss` (a sum) and `metric/samples`.
 
-    `teacher` holds the weights of a model whose logits on every batch the objectives see.
+    Private training tells no metrics. `teacher` holds the weights of a model whose logits on every batch the
+    objectives see.
     Raises `RunError` naming client, round and step where the loss, or a value after the last step, is not finite.
     """
     received = {key: value.to(model.device) for key, value in shared.items()}
@@ -62,32 +69,52 @@ def train(
         model.load(weights)
         parameters = model.parameters(kinds)
         optimizer = _optimizer(parameters, training)
-        model.train()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=model.device)
-        samples = 0
-        steps = training.epochs * math.ceil(len(data) / training.batch_size)
-        for step, batch in enumerate(track(_epochs(model, data, round, training), f"client {data.client}", steps)):
+
+        def loss(batch: Batch, taught: Tensor | None = None) -> Tensor:
             features = model.features(batch.inputs)
             logits = model.logits(features.float())
-            taught = answers[step] if answers else None
             seen = Step(model, parameters, received, round, data, batch, features, logits, taught)
-            loss = torch.stack([objective(seen) for objective in objectives]).sum()
-            if not torch.isfinite(loss):
-                raise _diverged("the loss", loss.item(), data, round, step, training)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            return torch.stack([objective(seen) for objective in objectives]).sum()
+
+        protection = training.protection
+        if protection:
+            steps = noisy_gradients(model, parameters, data, round, received=shared, protection=protection, loss=loss)
+        else:
+            steps = _gradients(model, parameters, data, round, training, loss, answers)
+        loss_sum, samples = torch.zeros((), dtype=torch.float64, device=model.device), 0
+        step = 0
+        for step, (told, count) in enumerate(steps):  # noqa: B007 (an error names the last one)
             optimizer.step()
-            loss_sum += loss.detach() * len(batch.labels)
-            samples += len(batch.labels)
-    metrics = {
-        "metric/loss": loss_sum.cpu(),
-        "metric/samples": torch.tensor(float(samples), dtype=torch.float64),
-    }
+            loss_sum += told * count
+            samples += count
+    metrics = {"metric/loss": loss_sum.cpu(), "metric/samples": torch.tensor(float(samples), dtype=torch.float64)}
     values = model.values(kinds)
     for key, value in values.items():
         if not torch.isfinite(value).all():
             raise _diverged(key, math.nan, data, round, step, training)
-    return values | metrics
+    return values if protection else values | metrics
+
+
+def _gradients(
+    model: Model,
+    parameters: Mapping[str, torch.nn.Parameter],
+    data: Data,
+    round: Round,
+    training: Training,
+    loss: Callable[[Batch, Tensor | None], Tensor],
+    answers: Sequence[Tensor],
+) -> Iterator[tuple[Tensor, int]]:
+    """(loss, samples) of one batch after another, whose gradients are set."""
+    model.train()
+    steps = training.epochs * math.ceil(len(data) / training.batch_size)
+    for step, batch in enumerate(track(_epochs(model, data, round, training), f"client {data.client}", steps)):
+        found = loss(batch, answers[step] if answers else None)
+        if not torch.isfinite(found):
+            raise _diverged("the loss", found.item(), data, round, step, training)
+        for parameter in parameters.values():
+            parameter.grad = None
+        found.backward()
+        yield found.detach(), len(batch.labels)
 
 
 def _answers(model: Model, teacher: Tensors, data: Data, round: Round, training: Training) -> list[Tensor]:

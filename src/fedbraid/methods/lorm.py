@@ -24,7 +24,7 @@ factors; the head's bias is solved with its weight (`head_bias = "averaged"` ave
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -62,6 +62,8 @@ class LoRM(Options):
     head_off_diagonal: float = 0.5
     """What the off-diagonals of the head's Gram are multiplied by; 0.5 in the paper (0.3 on CUB-200)."""
     head_bias: Literal["solved", "averaged"] = "solved"
+    all_diagonal: bool = False
+    """Whether the Grams of B rounds and of the head are diagonal too. The merge is poorer; noise can cover it."""
 
     about: ClassVar[About] = About(
         name="lorm",
@@ -79,6 +81,9 @@ class LoRM(Options):
         kind = kind_of(setting.adapter)
         if kind is LORA:
             require_unit_scale(setting.adapter, self.about.name)
+        passes = Passes(self.gram_passes, self.gram_data == "augmented", protection=setting.training.protection)
+        once = self.all_diagonal and passes.count == 1 and not passes.augment
+        covered = kind is LORA and once and self.gram == "diagonal"
         train = Train(
             rounds=setting.rounds,
             kinds=lambda round: (trained_factor(round, kind.trained), head_of(round)),
@@ -86,14 +91,16 @@ class LoRM(Options):
             merge=RegMean(self.ridge),
             objectives=(setting.objective,),
             weights=_current_task,
-            measures=partial(self._round_grams, kind),
+            measures=partial(self._round_grams, kind, passes),
             cohort=setting.cohort,
+            covered=covered,
         )
         # Everyone with samples of the task is asked: a cohort drawn anew might have none, and the task would be lost.
         consolidate = Measure(
-            partial(self._task_grams, kind),
+            partial(self._task_grams, kind, passes),
             partial(self._consolidate, kind),
             lifted=memory.additive,
+            covered=covered,
         )
         predicting = partial(memory.predicting, kind=kind)
         return Method(
@@ -111,23 +118,27 @@ class LoRM(Options):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         require(self.ridge >= 0, "ridge", self.ridge, "must not be negative")
 
-    def _round_grams(self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+    def _round_grams(
+        self, kind: Kind, passes: Passes, model: Model, shared: Tensors, data: Data, round: Round
+    ) -> Tensors:
         """The right Grams of what was trained, and of the head."""
         trained = trained_factor(round, kind.trained)
         wanted = [kind.round_gram(model, shared, trained, layer, self._gram_of_layer) for layer in model.layers]
-        return self._measure(kind, model, shared, data, round, [self._gram_of_head(round), *wanted])
+        wanted = [self._gram_of_head(round), *wanted]
+        if self.all_diagonal:
+            wanted = [replace(gram, form="diagonal") for gram in wanted]
+        return measure_grams(model, self._weights(kind, shared, round), data, round, wanted=wanted, passes=passes)
 
-    def _task_grams(self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
+    def _task_grams(
+        self, kind: Kind, passes: Passes, model: Model, shared: Tensors, data: Data, round: Round
+    ) -> Tensors:
         """The Grams of all layers at the end of a task."""
         wanted = [kind.task_gram(model, shared, layer, self._gram_of_layer) for layer in model.layers]
-        return self._measure(kind, model, shared, data, round, wanted)
+        return measure_grams(model, self._weights(kind, shared, round), data, round, wanted=wanted, passes=passes)
 
-    def _measure(
-        self, kind: Kind, model: Model, shared: Tensors, data: Data, round: Round, wanted: Sequence[GramOf]
-    ) -> Tensors:
-        weights = _current_task(shared, round) if self.gram_model == "trained" else memory.averaged(shared, kind)
-        passes = Passes(self.gram_passes, self.gram_data == "augmented")
-        return measure_grams(model, weights, data, round, wanted=wanted, passes=passes)
+    def _weights(self, kind: Kind, shared: Tensors, round: Round) -> Tensors:
+        """The model that Grams are measured on."""
+        return _current_task(shared, round) if self.gram_model == "trained" else memory.averaged(shared, kind)
 
     def _gram_of_layer(
         self, key: str, layer: str, *, projection: tuple[Tensor, ...] = (), entrywise: Tensor | None = None

@@ -1,6 +1,9 @@
 """Privacy: what leaves a client, and sample-level differential privacy for it; off unless asked for.
 
+    guard        what stands between a client and what it sends
     report       what a message discloses, and the Grams that may not leave in the clear
+    protection   how a client's work is made private, and what a round of it costs
+    account      a client's secret and ledger on its own disk
     ledger       budgets, releases and what was spent, as plain data
     accountant   epsilon of a ledger, a stop before the budget is exceeded, the noise that a plan needs
     noise        noise that its client alone can reproduce

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 from fedbraid.errors import StoppedRun, UserError
 from fedbraid.privacy.ledger import Budget, Ledger, Release, check_delta
@@ -39,6 +40,13 @@ def epsilon(ledger: Ledger, delta: float) -> float:
     It grows with every release, every sampling rate, less noise and a smaller delta, up to the error of the count.
     """
     check_delta(delta)
+    _import_accounting()
+    return _epsilon(ledger, delta)
+
+
+@lru_cache(maxsize=256)
+def _epsilon(ledger: Ledger, delta: float) -> float:
+    """Clients that did the same have the same ledger, which is counted once."""
     accounting = _import_accounting()
     parts = _parts(ledger)
     if not parts:

@@ -85,10 +85,11 @@ def noise_generator(secret: bytes, round: Round, client: ClientId, *, purpose: s
             f"the noise secret of client {client} has {len(secret)} bytes; it needs {SECRET_BYTES}, from fresh_secret"
         )
     place = round.derive(f"noise/{purpose}", client).to_bytes(8, "big")
-    return NoiseSource(hmac.digest(secret, place + _digest(received), "sha256"))
+    return NoiseSource(hmac.digest(secret, place + digest_of(received), "sha256"))
 
 
-def _digest(tensors: Tensors) -> bytes:
+def digest_of(tensors: Tensors) -> bytes:
+    """A hash of names, types, shapes and values."""
     found = hashlib.sha256()
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous().reshape(-1)

@@ -27,6 +27,10 @@ entries: 15 % at 10 samples, 2.4 % at 16 and 0.7 % at 20, the first multiple of 
 """
 
 
+PUBLIC = "a number that is declared: it does not depend on the samples"
+"""What a part discloses that is the same whatever the samples are."""
+
+
 @dataclass(frozen=True)
 class Part:
     """All tensors of one kind in a message. `noised` says whether the epsilon of the report covers them."""
@@ -41,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class GramRows:
-    """One Gram of a message and the samples behind it."""
+    """One Gram of a message and the samples behind it; of one a class those of the smallest class."""
 
     name: str
     kind: str
@@ -88,10 +92,9 @@ class Leaving:
         found: list[str] = []
         for kind, width in sorted({(gram.kind, gram.width) for gram in self.grams}):
             same = [gram for gram in self.grams if (gram.kind, gram.width) == (kind, width)]
-            short = " (fewer samples than dimensions)" if self.samples < width else ""
-            found.append(
-                f"  {len(same)} x {kind} of width {width}: {self.samples / width:.3g} samples a dimension{short}"
-            )
+            least = min(gram.samples for gram in same)
+            short = " (fewer samples than dimensions)" if least < width else ""
+            found.append(f"  {len(same)} x {kind} of width {width}: {least / width:.3g} samples a dimension{short}")
         return found
 
     def _privacy_lines(self) -> list[str]:
@@ -114,13 +117,15 @@ def what_leaves(
     tokens: int | None = None,
     masked: bool = False,
     noised: Collection[str] = (),
+    public: Collection[str] = (),
     epsilon: float | None = None,
     delta: float | None = None,
 ) -> Leaving:
     """The report on one planned message, given as tensors or as their shapes.
 
-    `noised` are the kinds (see `kinds.kind_of`) that are released with noise; `epsilon` at `delta` is what the
-    client's ledger says after the message. Bytes are those on the wire: 4 a number, 8 for a single one and an integer.
+    `noised` are the kinds (see `kinds.kind_of`) that are released with noise, what is `public` does not depend on the
+    samples; `epsilon` at `delta` is what the client's ledger says after the message. Bytes are those on the wire: 4 a
+    number, 8 for a single one and an integer.
 
     >>> what_leaves({"lora_B/fc1": (8, 2), "count": ()}, samples=100).lines()[-1]
     'not private: no noise'
@@ -140,15 +145,16 @@ def what_leaves(
             tuple(names),
             sum(math.prod(shapes[name]) for name in names),
             sum(_bytes(message[name], shapes[name]) for name in names),
-            kind in noised and epsilon is not None,
-            words(kind),
+            (kind in noised or kind in public) and epsilon is not None,
+            PUBLIC if kind in public else words(kind),
         )
         for kind, names in sorted(by_kind.items())
     ]
     grams = [
-        GramRows(name, kind_of(name, shape), width, samples, samples / width)
+        GramRows(name, kind_of(name, shape), width, behind, behind / width)
         for name, shape in shapes.items()
         if (width := _gram_width(name, shape))
+        for behind in [_samples_behind(name, message, samples)]
     ]
     return Leaving(samples, tokens, masked, epsilon, delta, tuple(parts), tuple(grams))
 
@@ -189,6 +195,16 @@ def _bytes(value: Tensor | Sequence[int], shape: tuple[int, ...]) -> int:
     if isinstance(value, Tensor) and not value.is_floating_point():
         return value.numel() * value.element_size()
     return math.prod(shape) * (4 if shape else 8)
+
+
+def _samples_behind(name: str, message: Mapping[str, Tensor | Sequence[int]], samples: int) -> int:
+    """The samples of a Gram: those that the count beside it tells, of the smallest class where there is one a class."""
+    place = "".join(name.rpartition("/")[:2])
+    count = message.get(f"{place}count")
+    if not isinstance(count, Tensor) or not (place or count.ndim):
+        return samples
+    held = count[count > 0]
+    return int(held.min().item()) if held.numel() else 0
 
 
 def _gram_width(name: str, shape: tuple[int, ...]) -> int | None:

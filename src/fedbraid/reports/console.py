@@ -60,6 +60,12 @@ def headline(console: Console, facts: Mapping[str, Any], folder: Path) -> None:
     console.print(f"[dim]folder {folder}[/]\n")
 
 
+def heard(console: Console, what: str, facts: Mapping[str, Any]) -> None:
+    """What is told while a round runs: what leaves the clients, before it does."""
+    if what == "privacy" and facts.get("first"):
+        console.print(f"[dim]leaves the clients in {escape(facts['said'])}[/]", highlight=False)
+
+
 def round_line(event: Record, tasks: int, score: str = "accuracy") -> str | None:
     """One finished round in one line with its main score, and who was left out; None for a step of the server alone."""
     lost = _lost(event)
@@ -133,9 +139,9 @@ def _score(event: Record, name: str) -> str:
 
 
 def _lost(event: Record) -> str:
-    """Whose answers did not count, with the first reason of each kind; nothing where all did."""
+    """Whose answers did not count, or for less, with the first reason of each kind; nothing where all did."""
     told = ""
-    for kind in ("refused", "failed"):
+    for kind in ("refused", "failed", "clipped"):
         reasons = event.get(kind) or {}
         for client, reason in [*reasons.items()][:1]:
             short = shorten(reason.removeprefix(f"refused client {client}: "), 100, placeholder=" ...")

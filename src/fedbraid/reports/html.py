@@ -3,7 +3,7 @@
 `render` is a pure function of the run's results, events and configuration: equal input gives equal bytes.
 Its parts: `html_numbers` reads and words the numbers, `html_run` is the run as figures see it;
 `html_accuracy`, `html_scores`, `html_costs` and `html_deviation` make the figures with `charts`, `html_tables`
-the rest; on top of it all stand the signs of `html_health`.
+and `html_privacy` the rest; on top of it all stand the signs of `html_health`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fedbraid.reports.html_costs import bytes_figure, loss_figure, samples_figur
 from fedbraid.reports.html_deviation import deviation_figure, deviation_table
 from fedbraid.reports.html_health import health_section
 from fedbraid.reports.html_numbers import bytes_per_client, counted, duration, percent, real, size, task_name
+from fedbraid.reports.html_privacy import privacy_notes, privacy_table
 from fedbraid.reports.html_run import Run, read
 from fedbraid.reports.html_scores import score_tiles, scores_figure
 from fedbraid.reports.html_tables import configuration, environment, lost_answers, notes, tables
@@ -38,7 +39,7 @@ def render(results: Mapping[str, Any], events: Sequence[Mapping[str, Any]], conf
         _numbers(run, events),
         f'<section class="figures">{"".join([*_learned(run), deviation_figure(run, events), *costs])}</section>',
         f'<section class="made"><div>{configuration(config_text)}</div>'
-        f"<div>{environment(results)}{notes(results)}</div></section>",
+        f"<div>{environment(results)}{notes(results)}{privacy_notes(results)}</div></section>",
         _data(run, events),
     ]
     return page(_title(results), "".join(body))
@@ -148,5 +149,5 @@ def _spent(run: Run, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 
 
 def _data(run: Run, events: Sequence[Mapping[str, Any]]) -> str:
-    folded = lost_answers(events) + tables(run) + deviation_table(events)
+    folded = lost_answers(events) + tables(run) + deviation_table(events) + privacy_table(run.results)
     return f'<section class="data"><h2>Numbers</h2>{folded}</section>' if folded else ""

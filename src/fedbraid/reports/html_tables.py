@@ -118,15 +118,15 @@ def _samples(run: Run) -> str:
 
 
 def lost_answers(events: Sequence[Mapping[str, Any]]) -> str:
-    """Whose answers did not count and why, round by round; nothing where all did."""
+    """Whose answers did not count, or for less, and why, round by round; nothing where all did."""
     rows = [
         [client, task_name(event["task"]), f"{event['phase']} {event['round'] + FIRST}", kind, str(reason)]
         for event in events
-        for kind in ("refused", "failed")
+        for kind in ("refused", "failed", "clipped")
         for client, reason in (event.get(kind) or {}).items()
     ]
     head = ["client", "task", "round", "what", "why"]
-    return folded_table("Answers that did not count", head, rows, words=len(head))
+    return folded_table("Answers that did not count, or for less", head, rows, words=len(head))
 
 
 def folded_table(title: str, head: Sequence[str], rows: Cells, words: int = 1) -> str:

@@ -19,7 +19,8 @@ def record(event: Event) -> dict[str, Any]:
 
     `deviation` is (scaled, relative) by layer, as in `merges.deviation`: what averaging the factors loses.
     `scores` holds every score that the sums of the evaluation give; it is empty where right answers alone are counted.
-    `refused` and `failed` say by client why an answer to the round, or else to its evaluation, did not count.
+    `refused` and `failed` say by client why an answer to the round, or else to its evaluation, did not count, `clipped`
+    what was made smaller of one that did.
     """
     outcome, test = event.outcome, event.test
     lost = [one for one in (test, outcome) if one]
@@ -32,6 +33,7 @@ def record(event: Event) -> dict[str, Any]:
         "idle": list(outcome.idle),
         "refused": {client: str(refusal) for one in lost for client, refusal in one.refused.items()},
         "failed": {client: reason for one in lost for client, reason in one.failed.items()},
+        "clipped": dict(outcome.clipped),
         "bytes_up": dict(outcome.bytes_up),
         "bytes_down": dict(outcome.bytes_down),
         "seconds": outcome.seconds,
@@ -61,6 +63,6 @@ def read(path: Path) -> list[Record]:
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             found.append(json.loads(text))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}, line {number} is damaged ({error}); restore the file, or run anew") from error
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fedbraid.algebra import Tensors, select, without
 from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round
 from fedbraid.errors import RunError
+from fedbraid.privacy.guard import Guard
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import IDLE, UPDATE, Answer
 
@@ -15,13 +17,30 @@ Side = Literal["server", "client"]
 
 
 @dataclass(frozen=True)
+class Masking:
+    """What a masked round must keep to, equal for server and clients.
+
+    `threshold` is how many clients must take part until the end; unset: more than two thirds. `identities` are the
+    clients' public keys, of all of them or of none.
+    """
+
+    threshold: int | None = None
+    identities: Mapping[ClientId, bytes] = field(default_factory=dict[ClientId, bytes])
+
+
+@dataclass(frozen=True)
 class Work:
-    """How updates are computed and sent, the same for every party of a run."""
+    """How updates are computed and sent, the same for every party of a run; the guard is a site's own.
+
+    With `masking` the server sees sums alone, and a site answers in no other way.
+    """
 
     method: Method
     model: Model
     codec: Codec
     lift_on: Side = "server"
+    guard: Guard | None = None
+    masking: Masking | None = None
 
 
 def answer(
@@ -31,21 +50,43 @@ def answer(
 
     `memory` is what the party kept in earlier rounds, `to` names the question that is answered.
     """
-    data = work.method.phase(round).data(party, round.task).remembering(memory)
     text = {"client": client, "to": to}
-    if not len(data):
-        return Answer(client, work.codec.encode({}, {**text, "is": IDLE}))
     try:
-        sent, kept = computed(work, data, received, round)
-        payload = work.codec.encode(sent, {**text, "is": UPDATE})
+        found = owed(work, client, party, received, memory, round)
+        if found is None:
+            return Answer(client, work.codec.encode({}, {**text, "is": IDLE}))
+        payload = work.codec.encode(found[0], {**text, "is": UPDATE})
     except RunError as error:
         return Answer(client, fault=str(error))
-    return Answer(client, payload, kept=kept)
+    return Answer(client, payload, kept=found[1])
+
+
+def owed(
+    work: Work, client: ClientId, party: Client, received: Tensors, memory: Tensors, round: Round
+) -> tuple[Tensors, Tensors] | None:
+    """(what is sent, what the party keeps for itself), as its guard lets pass; None without samples for the round."""
+    data = work.method.phase(round).data(party, round.task).remembering(memory)
+    guard = work.guard
+    if not len(data) and not (guard and guard.private(round)):
+        return None
+    if guard:
+        data = guard.admit(data, received, round)
+    sent, kept = _updated(work, data, received, round)
+    if guard:
+        guard.check(sent, round, client, len(data))
+    return _lifted(work, received, sent, round), kept
 
 
 def computed(work: Work, data: Data, received: Tensors, round: Round) -> tuple[Tensors, Tensors]:
     """(what is sent, what the party keeps for itself) of these samples."""
-    phase = work.method.phase(round)
-    update = phase.client_update(work.model, received, data, round)
-    sent = without(update, KEEP)
-    return (phase.lift(received, sent, round) if work.lift_on == "client" else sent), select(update, KEEP)
+    sent, kept = _updated(work, data, received, round)
+    return _lifted(work, received, sent, round), kept
+
+
+def _updated(work: Work, data: Data, received: Tensors, round: Round) -> tuple[Tensors, Tensors]:
+    update = work.method.phase(round).client_update(work.model, received, data, round)
+    return without(update, KEEP), select(update, KEEP)
+
+
+def _lifted(work: Work, received: Tensors, sent: Tensors, round: Round) -> Tensors:
+    return work.method.phase(round).lift(received, sent, round) if work.lift_on == "client" else sent

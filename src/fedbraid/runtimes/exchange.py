@@ -15,9 +15,11 @@ from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import ClientId, Round, Task
+from fedbraid.errors import RunError
 
-UPDATE, IDLE, LOST = "update", "idle", "lost"
-"""What an answer can be: an update, that there are no samples for the round, that what was sent earlier is gone."""
+UPDATE, IDLE, LOST, STEP = "update", "idle", "lost", "step"
+"""What an answer can be: an update, that there are no samples for the round, that what was sent earlier is gone, what a
+party says in a step of a masked round."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def spell(round: Round) -> str:
 
 
 def read_round(text: str) -> Round:
-    """The round that `spell` wrote."""
-    facts = json.loads(text)
-    task = Task(facts["task"]["index"], tuple(facts["task"]["offsets"]))
-    return Round(task, facts["phase"], facts["index"], facts["seed"])
+    """The round that `spell` wrote; `RunError` for any other text."""
+    try:
+        facts = json.loads(text)
+        task = Task(facts["task"]["index"], tuple(facts["task"]["offsets"]))
+        return Round(task, facts["phase"], facts["index"], facts["seed"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"a question that names no round ({type(error).__name__}: {error})") from error

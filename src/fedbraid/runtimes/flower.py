@@ -2,7 +2,8 @@
 
 Deadlines, quorum, sampling, checks and sums are the server's (see `server`); Flower carries. A message holds one array
 of bytes. Replies are told apart by the message that they reply to, since an error reply about a dead node does not come
-from that node. Clients are named by what their node said when it was greeted, once a node.
+from that node. Clients are named by what their node said when it was greeted, once a node; where nodes are registered
+by name, a node is the client of that name and no other. The greeting may carry what a site must know of the run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Round
-from fedbraid.errors import RunError
+from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.exchange import Answer, Transport
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ PULL = 0.05
 """Seconds between two looks for replies."""
 GREETED = 10.0
 """Seconds to wait for the names of new nodes."""
+REPLY_CAP = 65536
+"""The most bytes of a reply to a greeting that are read."""
 
 
 class Opened(Protocol):
@@ -37,38 +40,47 @@ class Opened(Protocol):
 
 
 class OverGrid:
-    """A transport over the nodes of a grid. Evaluations are answered by `here`, which holds the test samples.
+    """A transport over the nodes of a grid. Evaluations are answered by `here`, which holds the test samples; without
+    it the nodes count their own.
 
-    `clients` are those expected; one whose node is not there when it is asked has failed.
+    `clients` are those expected; one whose node is not there when it is asked has failed. `greeting` is what nodes are
+    greeted with. Where nodes are `registered`, each answers for the client of its name alone.
     """
 
     def __init__(
         self,
         opened: Opened,
         clients: Sequence[ClientId],
-        here: Transport,
+        here: Transport | None,
         *,
+        greeting: bytes = b"",
+        registered: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clients: Sequence[ClientId] = sorted(clients)
-        self.evaluators: Sequence[ClientId] = here.evaluators
+        self.evaluators: Sequence[ClientId] = here.evaluators if here else self.clients
         self._opened = opened
         self._here = here
         self._clock = clock
         self._grid: Grid | None = None
+        self._greeting = greeting
+        self._registered = registered
         self._names: dict[int, ClientId] = {}
+        self._greetings: dict[str, int] = {}
+        self._faults: dict[ClientId, str] = {}
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
         """Answers in the order in which they come; at once a fault for a client without a node."""
-        if round.phase == EVALUATE:
+        if round.phase == EVALUATE and self._here:
             yield from self._here.ask(questions, received, round)
             return
-        nodes = {client: node for client, node in self._greeted().items() if client in questions}
+        yield from self._greet()
+        nodes = {client: node for client, node in self._present().items() if client in questions}
         for client in sorted(questions.keys() - nodes.keys()):
-            yield Answer(client, fault="its node is not connected")
+            yield Answer(client, fault=self._faults.get(client, "its node is not connected"))
         sent = {nodes[client]: questions[client] for client in sorted(nodes)}
         for node, reply in self._exchange(sent, QUESTION):
-            yield None if node is None else self._answer(self._names[node], reply)
+            yield None if node is None else self._answer(node, reply)
 
     def kept(self) -> Tensors:
         """Nothing: parties keep what is theirs at their nodes."""
@@ -86,30 +98,70 @@ class OverGrid:
     def connect(self, within: float = 300.0) -> None:
         """Waits until all clients have a node: that is no round's time. `RunError` where some have none."""
         until = self._clock() + within
-        while missing := sorted(set(self.clients) - self._greeted().keys()):
+        while missing := self._missing():
             if self._clock() >= until:
                 raise RunError(f"no node came for clients {', '.join(missing)} within {within:.0f} s")
             time.sleep(PULL)
 
-    def _greeted(self) -> dict[ClientId, int]:
-        """The clients whose nodes are there; nodes that are new are asked for their name."""
-        here = sorted(self._connected().get_node_ids())
-        unknown = {node: b"" for node in here if node not in self._names}
-        for node, reply in self._exchange(unknown, GREETING, within=GREETED) if unknown else ():
-            if node is not None and reply is not None and reply.has_content():
-                self._names[node] = json.loads(unpack(reply))["client"]
-        return {self._names[node]: node for node in here if node in self._names}
+    def gather(self, within: float) -> list[ClientId]:
+        """Waits until all clients have a node, or this long; the clients that have none."""
+        until = self._clock() + within
+        while (missing := self._missing()) and self._clock() < until:
+            time.sleep(PULL)
+        return missing
 
-    def _exchange(
-        self, sent: Mapping[int, bytes], kind: str, within: float | None = None
-    ) -> Generator[tuple[int | None, Message | None]]:
+    def _missing(self) -> list[ClientId]:
+        for _ in self._greet():
+            pass
+        return sorted(set(self.clients) - self._present().keys())
+
+    def _greet(self) -> Generator[None]:
+        """Asks nodes that are new for their name, and waits a little; one that is busy may answer later."""
+        owners = self._owners()
+        new = {node: self._greeting for node in owners if node not in {*self._names, *self._greetings.values()}}
+        self._greetings |= _push(self._connected(), new, GREETING) if new else {}
+        until = self._clock() + GREETED
+        while self._greetings:
+            for reply in self._connected().pull_messages(list(self._greetings)):
+                node = self._greetings.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    self._introduce(node, owners.get(node), reply)
+            if not self._greetings or self._clock() >= until:
+                return
+            yield None
+            time.sleep(PULL)
+
+    def _owners(self) -> dict[int, ClientId | None]:
+        """The nodes that are there, each with the client that it is registered for, if nodes are."""
+        grid = self._connected()
+        if not self._registered:
+            return dict.fromkeys(sorted(grid.get_node_ids()))
+        nodes = sorted((node.node_id, node.name) for node in grid.get_nodes() if node.status == "online")
+        return {node: name for node, name in nodes if name in self.clients}
+
+    def _introduce(self, node: int, owner: ClientId | None, reply: Message) -> None:
+        """Takes note of a node's name, or of why it gave none."""
+        try:
+            client = _named(reply)
+            if owner is not None and client != owner:
+                raise RunError(f"its node calls itself {client!r}, and is registered as {owner!r}")
+        except RunError as error:
+            if owner is not None:
+                self._faults[owner] = str(error)
+            return
+        self._names[node] = client
+        self._faults.pop(client, None)
+
+    def _present(self) -> dict[ClientId, int]:
+        return {self._names[node]: node for node in self._owners() if node in self._names}
+
+    def _exchange(self, sent: Mapping[int, bytes], kind: str) -> Generator[tuple[int | None, Message | None]]:
         """(node, its reply) as replies come; the reply is None where the node has left, the node now and then too."""
         grid = self._connected()
         waiting = _push(grid, sent, kind)
         for node in sent.keys() - waiting.values():
             yield node, None
-        until = None if within is None else self._clock() + within
-        while waiting and (until is None or self._clock() < until):
+        while waiting:
             for reply in grid.pull_messages(list(waiting)):
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
@@ -118,21 +170,36 @@ class OverGrid:
             if waiting:
                 time.sleep(PULL)
 
-    def _answer(self, client: ClientId, reply: Message | None) -> Answer:
-        if reply is None:
-            return Answer(client, fault="its node has left")
-        if reply.has_error():
-            told = str(reply.error.reason).strip().splitlines() or [""]
-            return Answer(client, fault=f"its node failed (code {reply.error.code}): {told[-1][:300]}")
+    def _answer(self, node: int, reply: Message | None) -> Answer:
+        client = self._names[node]
         try:
+            if reply is None:
+                raise RunError("its node has left")
             return Answer(client, unpack(reply))
         except RunError as error:
+            del self._names[node]  # one that was set up anew must be greeted again
             return Answer(client, fault=str(error))
 
     def _connected(self) -> Grid:
         if self._grid is None:
             self._grid = self._opened.open()
         return self._grid
+
+
+def replied(message: Message, compute: Callable[[], bytes]) -> Message:
+    """The reply of a site: what is computed, or why it cannot be.
+
+    An error that leaves a client app would spoil its process in a simulation, and stall its node in a deployment; the
+    server must learn of it, and the process must go on.
+    """
+    from flwr.app import Message
+
+    try:
+        content = pack(compute())
+    except Exception as error:  # whatever it is
+        told = str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}"
+        content = pack_fault(told)
+    return Message(content, reply_to=message)
 
 
 def pack(payload: bytes):
@@ -143,19 +210,19 @@ def pack(payload: bytes):
 
 
 def pack_fault(reason: str):
-    """The content of a message that tells why there is no answer.
-
-    An error that leaves a client app would spoil its process in a simulation, and stall its node in a deployment.
-    """
+    """The content of a message that tells why there is no answer."""
     from flwr.app import ConfigRecord, RecordDict
 
     return RecordDict({"fault": ConfigRecord({"reason": reason})})
 
 
 def unpack(message: Message) -> bytes:
-    """The bytes of a message; `RunError` where it is none of ours, or tells of a fault."""
+    """The bytes of a message; `RunError` where it is none of ours, or tells of an error or a fault."""
     from flwr.app import ArrayRecord, ConfigRecord
 
+    if message.has_error():
+        reason = str(message.error.reason).strip().splitlines() or [""]
+        raise RunError(f"its node failed (code {message.error.code}): {reason[-1][:300]}")
     told = message.content.get("fault")
     if isinstance(told, ConfigRecord):
         raise RunError(str(told.get("reason", ""))[:1000])
@@ -164,6 +231,17 @@ def unpack(message: Message) -> bytes:
     if array is None:
         raise RunError("its reply holds no message of this library; run one version everywhere")
     return array.data
+
+
+def _named(reply: Message) -> ClientId:
+    """The name that a greeted node gives itself."""
+    told = unpack(reply)
+    try:
+        if len(told) > REPLY_CAP:
+            raise ValueError(f"{len(told)} bytes")
+        return str(json.loads(told)["client"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"its node gives no name ({error}); run one version everywhere") from error
 
 
 def _push(grid: Grid, sent: Mapping[int, bytes], kind: str) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Gate:
 
     def __init__(self, work: Work, limits: Limits | None = None) -> None:
         self._work = work
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._received: Tensors = {}
         self._round: Round | None = None
         self._forms: dict[ClientId, Form] = {}
@@ -78,7 +78,7 @@ class Gate:
         sizes = (
             form.bytes + sum(HEADER + len(name.encode()) for name in form.tensors) for form in self._forms.values()
         )
-        return max(sizes) + self._limits.spare
+        return max(sizes) + self.limits.spare
 
     def _form(self, client: ClientId, tensors: Tensors) -> Iterator[Breach]:
         """Nothing where the update has the form of one of those rehearsed, or, after that, of its sender's own.
@@ -102,18 +102,20 @@ class Gate:
     def _numbers(self, tensors: Tensors) -> Iterator[Breach]:
         entries = limits.named(tensors)
         yield from limits.types(entries)
-        samples = limits.samples_of(tensors, self._limits)
-        yield from limits.sizes(entries, self._received, self._limits, samples)
+        samples = limits.samples_of(tensors, self.limits)
+        yield from limits.sizes(entries, self._received, self.limits, samples)
         yield from limits.counts(entries, samples)
         if not self._forms:  # below, shapes are known to be possible
             yield from exam_rules.marks(tensors)
             return
-        yield from gram_rules.grams(entries, self._limits)
+        yield from gram_rules.grams(entries, self.limits)
         yield from gram_rules.sums(entries)
-        yield from gram_rules.products(entries, self._received, self._limits)
+        yield from gram_rules.products(entries, self._received, self.limits)
 
 
-def admitted(found: Answer, to: str, codec: Codec, gate: Gate | None) -> Message | Refusal:
+def admitted(
+    found: Answer, to: str, codec: Codec, gate: Gate | None, kinds: Sequence[str] = (UPDATE, IDLE, LOST)
+) -> Message | Refusal:
     """The message of an answer to the question `to`, or why it is not taken, whatever its bytes are."""
     client = found.client
     refusal = gate.oversized(client, len(found.payload)) if gate else None
@@ -128,8 +130,8 @@ def admitted(found: Answer, to: str, codec: Codec, gate: Gate | None) -> Message
         value = " to ".join(map(printable, named))
         return Refusal(client, "", "an answer to this question", value, f"{client} to {to}")
     said = message.text.get("is", "")
-    if said not in (UPDATE, IDLE, LOST):
-        return Refusal(client, "", "a kind of answer", printable(said), f"{UPDATE}, {IDLE} or {LOST}")
+    if said not in kinds:
+        return Refusal(client, "", "a kind of answer", printable(said), " or ".join(kinds))
     refusal = gate.refusal(client, message.tensors) if gate and said == UPDATE else None
     return refusal or message
 

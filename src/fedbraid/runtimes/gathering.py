@@ -1,31 +1,48 @@
-"""The sum of a round as it comes together: answers come in any order, they add in the order of client ids."""
+"""The sum of a round as it comes together: answers come in any order, they add in the order of client ids.
+
+accept ... refuse    as answers come
+close                nobody answers any more
+select               in robust mode: who of those accepted is merged (see `robust`)
+finish               what waits is added
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedbraid.algebra import ZERO, Statistic, Tensors
 from fedbraid.core import ClientId, Outcome, Refusal, Round
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.journal import Journal
+from fedbraid.runtimes.robust import Clip, Cohort, Verdict, clipped
+from fedbraid.runtimes.rules import faults
 
 
 class Gathering:
     """Who of a cohort has answered what, and the sum of those whose turn has come.
 
     An update is added when all clients before it are settled, so that the bits do not depend on who was faster; until
-    then it lies in the journal.
+    then it lies in the journal. Where updates are `compared`, all lie there until the round is closed.
     """
 
     def __init__(
-        self, work: Work, received: Tensors, round: Round, cohort: Sequence[ClientId], journal: Journal
+        self,
+        work: Work,
+        received: Tensors,
+        round: Round,
+        cohort: Sequence[ClientId],
+        journal: Journal,
+        *,
+        compared: Cohort | None = None,
     ) -> None:
         self.order: Sequence[ClientId] = sorted(cohort)
         self._work = work
         self._received = received
         self._round = round
         self._journal = journal
+        self._compared = compared
+        self._clips: Mapping[ClientId, Clip] = {}
         self._accepted: set[ClientId] = set()
         self._idle: set[ClientId] = set()
         self._refused: dict[ClientId, Refusal] = {}
@@ -46,12 +63,9 @@ class Gathering:
     def reported(self) -> list[ClientId]:
         return [client for client in self.order if client in self._accepted]
 
-    def faults(self, most: int = 3) -> str:
+    def faults(self) -> str:
         """Why some have not answered, as text: the first few."""
-        told = [f"client {client}: {reason}" for client, reason in sorted(self._failed.items())]
-        told += [str(refusal) for _, refusal in sorted(self._refused.items())]
-        more = [f"and {len(told) - most} more"] if len(told) > most else []
-        return "; ".join([*told[:most], *more])
+        return faults(self._failed, self._refused)
 
     def sent(self, client: ClientId, size: int) -> None:
         self._down[client] = self._down.get(client, 0) + size
@@ -64,6 +78,8 @@ class Gathering:
         self._up[client] = len(answer.payload)
         self._values[client] = sum(tensor.numel() for tensor in tensors.values())
         self._journal.add(answer)
+        if self._compared:
+            self._compared.add(client, tensors)
         self._advance(client, tensors)
 
     def sit_out(self, client: ClientId) -> None:
@@ -81,10 +97,21 @@ class Gathering:
         """Takes note of why there is no answer; it may come yet."""
         self._failed[client] = reason
 
-    def finish(self, reason: str) -> None:
-        """Adds what waits for clients that will not answer any more; `reason` is why, where they said nothing."""
+    def close(self, reason: str) -> None:
+        """Nobody answers any more; `reason` is why, of those who said nothing."""
         for client in self.missing():
             self._failed.setdefault(client, reason)
+
+    def select(self) -> Verdict:
+        """Refuses those accepted that are strange among the others, or has all made smaller."""
+        verdict = self._compared.verdict() if self._compared else Verdict()
+        self._refused |= verdict.refused
+        self._accepted -= verdict.refused.keys()
+        self._clips = verdict.clips
+        return verdict
+
+    def finish(self) -> None:
+        """Adds what waited for clients that did not answer, or for the others to be compared with."""
         while self._turn < len(self.order):
             self._add_next()
 
@@ -100,6 +127,7 @@ class Gathering:
             watched=self._watched,
             refused={client: self._refused[client] for client in self.order if client in self._refused},
             failed={client: self._failed[client] for client in self.order if client in self._failed},
+            clipped={client: str(self._clips[client]) for client in self.order if client in self._clips},
         )
 
     def _settled(self, client: ClientId) -> bool:
@@ -107,6 +135,8 @@ class Gathering:
 
     def _advance(self, client: ClientId = "", tensors: Tensors | None = None) -> None:
         """Adds all updates whose turn has come; `tensors` are the client's, which need not be read again."""
+        if self._compared:
+            return
         while self._turn < len(self.order) and self._settled(self.order[self._turn]):
             self._add_next(tensors if self.order[self._turn] == client else None)
 
@@ -117,6 +147,8 @@ class Gathering:
             return
         payload = self._journal.take(client, read=tensors is None)
         update = self._work.codec.decode(payload).tensors if tensors is None else tensors
+        if client in self._clips:
+            update = clipped(update, self._received, self._clips[client])
         phase = self._work.method.phase(self._round)
         if self._work.lift_on == "client":
             self._total = self._total + Statistic(update)

@@ -96,7 +96,7 @@ def _product(entry: Named, limit: Tensor) -> Iterator[Breach]:
 
 def _reach(form: str, measured: Tensor) -> Tensor:
     """What values of size one come to at most, by column, or by entry where nothing is mixed."""
-    mixed = form == "triangle" and _side(measured) > 0
+    mixed = form == "triangle" and side(measured) > 0
     return from_triangle(measured.double()).abs().sum(0) if mixed else measured.double()
 
 
@@ -123,7 +123,7 @@ def _matrices(tensor: Tensor) -> Iterator[Tensor]:
     """New matrices in fp64, those that it holds: itself, or one a triangle in the last dimension."""
     if _is_square(tensor):
         yield tensor.to(torch.float64, copy=True)
-    elif _side(tensor):
+    elif side(tensor):
         for triangle in tensor.reshape(-1, tensor.shape[-1]):
             yield from_triangle(triangle.double())
 
@@ -134,11 +134,11 @@ def _is_square(tensor: Tensor) -> bool:
 
 def _diagonal(triangles: Tensor) -> Tensor:
     """Those of the matrices whose triangles are in the last dimension; none where these are no triangles."""
-    places = torch.arange(1, _side(triangles) + 1).cumsum(0) - 1
+    places = torch.arange(1, side(triangles) + 1).cumsum(0) - 1
     return triangles[..., places].double()
 
 
-def _side(triangles: Tensor) -> int:
+def side(triangles: Tensor) -> int:
     """How many rows the matrix has whose triangle is in the last dimension; 0 where it is none."""
     numbers = triangles.shape[-1] if triangles.ndim else 0
     size = (math.isqrt(8 * numbers + 1) - 1) // 2

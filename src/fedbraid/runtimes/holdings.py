@@ -3,24 +3,37 @@
 A question carries only what is new (see `delivery`) and a digest of everything; a party whose holdings do not come to
 that digest has lost something, says so, and is sent everything. One that is asked the same again, because its answer
 was lost or the server was killed, gives the same bytes again and computes nothing.
+
+    received.safetensors    what it was sent; a lost or damaged one is sent again
+    answer                  what it answered last; a lost or damaged one is computed again
+    <number>-<round>.kept   what it keeps after the rounds that it answered last
+
+Nobody else has what a party keeps, so that alone is synced, and a damaged one is an error. A server may go back by one
+state and then asks for a round before its last: what belongs to a question is what was kept before the same round.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fedbraid.algebra import Tensors
+from fedbraid.checkpoint import remove, write_durably
 from fedbraid.errors import RunError
 from fedbraid.runtimes.codec import Message
-from fedbraid.runtimes.delivery import digest_of, digest_of_all
+from fedbraid.runtimes.delivery import News, digest_of, digest_of_all
+from fedbraid.runtimes.sealed import opened, sealed
 
-RECEIVED, KEPT, ANSWER = "received.safetensors", "kept.safetensors", "answer"
+RECEIVED, KEPT, ANSWER = "received.safetensors", ".kept", "answer"
+GENERATIONS = 3
+"""A server that goes back by one state in mid-round asks for the round before the last again: after it, after the last,
+and before both."""
 
 
 class Holdings:
@@ -28,55 +41,101 @@ class Holdings:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     def answered(self, to: str) -> bytes | None:
         """The answer to this question where it is the one that was answered last."""
-        path = self._folder / ANSWER
-        if not path.is_file():
-            return None
-        named, _, payload = path.read_bytes().partition(b"\n")
-        return payload if named == to.encode() else None
+        found = opened(self._folder / ANSWER)
+        return found[1] if found and found[0].get("to") == to else None
 
     def receive(self, message: Message) -> Tensors | None:
         """All shared tensors after this question; None where what came earlier is gone."""
-        held = {} if message.text["first"] == "yes" else self._read(RECEIVED)  # what else lies here is another run's
+        news = _news(message)
+        held = {} if news.first else self._received()  # what else lies here is another run's
         contents = {digest_of(tensor): tensor for tensor in (*held.values(), *message.tensors.values())}
-        gone = json.loads(message.text["gone"])
-        found = {name: tensor for name, tensor in held.items() if name not in gone} | dict(message.tensors)
-        try:
-            found |= {name: contents[digest] for name, digest in json.loads(message.text["same"])}
-        except KeyError:
+        found = {name: tensor for name, tensor in held.items() if name not in news.gone} | dict(message.tensors)
+        if any(digest not in contents for _, digest in news.same):
             return None
+        found |= {name: contents[digest] for name, digest in news.same}
         if digest_of_all({name: digest_of(tensor) for name, tensor in found.items()}) != message.text["all"]:
             return None
         found = {name: found[name] for name in sorted(found)}
-        self._write(RECEIVED, save({name: tensor.clone() for name, tensor in found.items()}))
+        content = save({name: tensor.clone() for name, tensor in found.items()})
+        write_durably(self._folder / RECEIVED, content, synced=False)
         return found
 
-    def kept(self) -> dict[str, Tensor]:
-        """What the party has kept for itself."""
-        return self._read(KEPT)
-
-    def answer(self, to: str, payload: bytes, kept: Mapping[str, Tensor]) -> None:
-        """Takes note of an answer, and with it of what the party keeps from now on."""
-        if kept:
-            self._write(KEPT, save({**self.kept(), **kept}))
-        self._write(ANSWER, to.encode() + b"\n" + payload)
-
-    def _read(self, name: str) -> dict[str, Tensor]:
-        path = self._folder / name
-        if not path.is_file():
+    def kept(self, round: str) -> dict[str, Tensor]:
+        """What the party had kept for itself when it was first asked for this round; `RunError` where it is damaged."""
+        before = self._before(round)
+        if not before:
             return {}
+        found = opened(before[-1])
+        if found is None:
+            raise RunError(
+                f"{before[-1]} is damaged, and nobody else has what this party keeps for itself; restore the file from "
+                "a copy, or begin a new run"
+            )
         try:
-            found = load_file(path)
-        except Exception as error:  # the library raises errors of many kinds
-            if name == RECEIVED:
-                return {}  # it will be sent again
-            raise RunError(f"{path} is damaged ({error}); without it this party cannot go on") from error
-        return {key: found[key] for key in sorted(found)}
+            tensors = load(found[1])
+        except SafetensorError as error:
+            raise RunError(f"{before[-1]} holds no tensors ({error}); restore the file from a copy") from error
+        return {key: tensors[key] for key in sorted(tensors)}
 
-    def _write(self, name: str, content: bytes) -> None:
-        draft = self._folder / f".{name}.part"
-        draft.write_bytes(content)
-        os.replace(draft, self._folder / name)
+    def answer(self, to: str, round: str, payload: bytes, kept: Mapping[str, Tensor] | None) -> None:
+        """Takes note of an answer, and with it of what the party keeps from now on: as before, where that is None."""
+        memory = {} if kept is None else {**self.kept(round), **kept}
+        if memory:
+            self._keep(round, save(memory))
+        write_durably(self._folder / ANSWER, sealed({"to": to}, payload), synced=False)
+
+    def _keep(self, round: str, memory: bytes) -> None:
+        """Once what is kept is on disk the same question finds what was there before it, also where no answer is."""
+        before, all_kept = self._before(round), self._all_kept()
+        number = _number(before[-1]) + 1 if before else 1
+        for path in all_kept[len(before) + 1 :]:
+            remove(path)  # of rounds that are asked for again
+        write_durably(self._folder / f"{number:06d}-{_tag(round)}{KEPT}", sealed({}, memory))
+        for path in before[: 1 - GENERATIONS]:
+            remove(path)
+
+    def _before(self, round: str) -> list[Path]:
+        """What was kept after the rounds before this one, oldest first."""
+        paths = self._all_kept()
+        tags = [path.name.removesuffix(KEPT).partition("-")[2] for path in paths]
+        if _tag(round) not in tags:
+            return paths
+        before = paths[: tags.index(_tag(round))]
+        if not before and _number(paths[0]) > 1:
+            raise RunError(f"{self._folder} holds nothing from before {round}: the server went back too far")
+        return before
+
+    def _all_kept(self) -> list[Path]:
+        return sorted(self._folder.glob(f"[0-9]*{KEPT}"))
+
+    def _received(self) -> Tensors:
+        try:
+            return load((self._folder / RECEIVED).read_bytes())
+        except (OSError, SafetensorError):
+            return {}  # it will be sent again
+
+
+def _news(message: Message) -> News:
+    """What a question tells of the tensors that it brings and does not bring; `RunError` where it does not."""
+    try:
+        text = message.text
+        same = tuple((str(name), str(digest)) for name, digest in json.loads(text["same"]))
+        gone = tuple(str(name) for name in json.loads(text["gone"]))
+        return News(tuple(message.tensors), same, gone, first=text["first"] == "yes" and bool(text["all"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"a question that does not tell what it brings ({type(error).__name__}: {error})") from error
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def _tag(round: str) -> str:
+    return hashlib.sha256(round.encode()).hexdigest()[:16]

@@ -16,16 +16,21 @@ from fedbraid.algebra import Tensors, prefix, select
 from fedbraid.core import EVALUATE, Client, ClientId, Method, Model, Round
 from fedbraid.errors import UserError
 from fedbraid.progress import track
-from fedbraid.runtimes.client import Side, Work, answer
+from fedbraid.runtimes.client import Masking, Side, Work, answer
 from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.desk import InMemory
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.limits import Limits
+from fedbraid.runtimes.masked_client import Asked, is_step, masked_answer
 from fedbraid.runtimes.server import Server
 
 
 class InProcess:
-    """A transport over parties in memory; `kept` is what they kept for themselves before a resume."""
+    """A transport over parties in memory; `kept` is what they kept for themselves before a resume.
+
+    `identities` are the private ones, where masked rounds have any.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class InProcess:
         evaluators: Mapping[ClientId, Client],
         *,
         kept: Tensors | None = None,
+        identities: Mapping[ClientId, bytes] | None = None,
     ) -> None:
         if not clients:
             raise UserError("a run needs at least one client")
@@ -42,15 +48,22 @@ class InProcess:
         self._work = work
         self._parties = {**clients, **evaluators}
         self._kept: dict[str, Tensor] = dict(kept or {})
+        self._identities = dict(identities or {})
+        self._desks = {client: InMemory() for client in self.clients}
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
         """The answers in the order of client ids, each computed when it is asked for."""
         for client in track(sorted(questions), _title(round)):
-            to = self._work.codec.text(questions[client])["to"]
-            memory = select(self._kept, _home(client))
-            found = answer(self._work, client, self._parties[client], received, memory, round, to)
+            found = self._answer(client, self._work.codec.text(questions[client]), received, round)
             self.keep(client, found.kept)
             yield found
+
+    def _answer(self, client: ClientId, text: Mapping[str, str], received: Tensors, round: Round) -> Answer:
+        party, memory = self._parties[client], select(self._kept, _home(client))
+        if not is_step(text):
+            return answer(self._work, client, party, received, memory, round, text["to"])
+        asked = Asked(self._work, client, party, text, received, memory, self._identities.get(client))
+        return masked_answer(asked, self._desks[client])
 
     def kept(self) -> Tensors:
         return self._kept
@@ -70,12 +83,13 @@ def in_process(
     *,
     codec: Codec | None = None,
     lift_on: Side = "server",
+    masking: Masking | None = None,
     kept: Tensors | None = None,
     limits: Limits | None = None,
     **options: Any,
 ) -> Server:
     """A server over parties in memory; with `limits` it has a gate. The other options are those of `Server`."""
-    work = Work(method, model, codec or Codec(), lift_on)
+    work = Work(method, model, codec or Codec(), lift_on, masking=masking)
     gate = Gate(work, limits) if limits else None
     return Server(work, InProcess(work, clients, evaluators, kept=kept), gate=gate, **options)
 

@@ -151,12 +151,17 @@ def possible_value(name: str, received: Tensors, limits: Limits) -> float:
     return max(limits.value, limits.growth * before.double().abs().max().item())
 
 
-def counts(entries: Sequence[Named], samples: float) -> Iterator[Breach]:
-    """Whether counts are whole, there is one sample at least, and all that count the same agree."""
+def whole(entries: Sequence[Named]) -> Iterator[Breach]:
+    """Whether counts are whole."""
     for entry in entries:
         if is_count(entry) and entry.tensor.is_floating_point() and (entry.tensor != entry.tensor.round()).any():
             broken = entry.tensor[entry.tensor != entry.tensor.round()].flatten()[0].item()
             yield Breach(entry.name, "a whole number", f"{broken:.6g}", "")
+
+
+def counts(entries: Sequence[Named], samples: float) -> Iterator[Breach]:
+    """Whether counts are whole, there is one sample at least, and all that count the same agree."""
+    yield from whole(entries)
     if not samples >= 1:
         yield Breach("count", "samples behind an update", f"{samples:.6g}", "at least 1")
     known = {entry.name: entry.tensor for entry in entries}

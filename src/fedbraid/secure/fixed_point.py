@@ -1,11 +1,13 @@
 """Tensors as words: fixed point in Z_2^64, where addition is exact and wraps.
 
-A floating-point number x becomes `round(x 2^24)`, to the nearest; an integer stays what it is. A word is that number
-modulo 2^64, so words of n clients add up to the word of the sum as long as `n |x| 2^24 < 2^63`; what is larger, or not
-finite, is refused before it is masked. The decoded sum is fp64 or int64, as every statistic, and differs from the exact
-sum by at most `n 2^-25` an entry; above 2^29 fp64 itself is coarser, and its rounding comes on top.
+A floating-point number x becomes `round(x 2^f)`, to the nearest, with f = 24 unless a layout says otherwise; an integer
+stays what it is. A word is that number modulo 2^64, so words of n clients add up to the word of the sum as long as
+`n |x| 2^f < 2^63`; what is larger, or not finite, is refused before it is masked. The decoded sum is fp64 or int64, as
+every statistic, and differs from the exact sum by at most `n 2^-(f+1)` an entry; above 2^(53-f) fp64 itself is coarser,
+and its rounding comes on top.
 
-All clients share one `Layout`: which entries stand where. Its digest is bound into every key and signature.
+All clients share one `Layout`: which entries stand where, with how many bits after the point. Its digest is bound into
+every key and signature.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.secure.ciphers import digest
 
 FRACTION = 24
-"""Bits after the point."""
+"""Bits after the point, where a layout says nothing else."""
 
 Words = npt.NDArray[np.uint64]
 """One flat array of numbers modulo 2^64."""
@@ -36,11 +38,12 @@ _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torc
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor's place: its name, its shape, and the dtype of its sum, `float64` or `int64`."""
+    """One tensor's place: its name, its shape, the dtype of its sum, `float64` or `int64`, and bits after the point."""
 
     key: str
     shape: tuple[int, ...]
     dtype: str
+    fraction: int = FRACTION
 
     @property
     def size(self) -> int:
@@ -65,6 +68,9 @@ class Layout:
         odd = [entry.key for entry in self.entries if entry.dtype not in ("float64", "int64")]
         if odd:
             raise UserError(f"the dtype of a sum is float64 or int64, not that of {odd[0]!r}; use Layout.of(tensors)")
+        coarse = [entry for entry in self.entries if not 0 <= entry.fraction < 63]
+        if coarse:
+            raise UserError(f"a word has 0 to 62 bits after the point, not {coarse[0].fraction} ({coarse[0].key!r})")
 
     @staticmethod
     def of(tensors: Tensors) -> Layout:
@@ -78,8 +84,8 @@ class Layout:
 
     @cached_property
     def digest(self) -> bytes:
-        entries = (digest(entry.key, entry.dtype, *entry.shape) for entry in self.entries)
-        return digest("layout", FRACTION, *entries)
+        entries = (digest(entry.key, entry.dtype, entry.fraction, *entry.shape) for entry in self.entries)
+        return digest("layout", *entries)
 
 
 def encode(layout: Layout, tensors: Tensors, *, clients: int) -> Words:
@@ -108,7 +114,7 @@ def decode(layout: Layout, words: Words) -> dict[str, Tensor]:
     parts = numbers.split([entry.size for entry in layout.entries])
     tensors: dict[str, Tensor] = {}
     for entry, part in zip(layout.entries, parts, strict=True):
-        values = part.double() / 2**FRACTION if entry.dtype == "float64" else part
+        values = part.double() / 2**entry.fraction if entry.dtype == "float64" else part
         tensors[entry.key] = values.reshape(entry.shape)
     return tensors
 
@@ -125,9 +131,9 @@ def _fixed(entry: Entry, tensor: Tensor, clients: int) -> Tensor:
         numbers = tensor.long()
         _refuse(entry, tensor, (numbers > limit) | (numbers < -limit), limit, clients)
         return numbers
-    scaled = (tensor.double() * 2**FRACTION).round()
+    scaled = (tensor.double() * 2**entry.fraction).round()
     below = float(limit) if float(limit) <= limit else math.nextafter(float(limit), 0)
-    _refuse(entry, tensor, ~(scaled.abs() <= below), below / 2**FRACTION, clients)
+    _refuse(entry, tensor, ~(scaled.abs() <= below), below / 2**entry.fraction, clients)
     return scaled.long()
 
 

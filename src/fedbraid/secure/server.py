@@ -101,7 +101,7 @@ def collect_keys(session: Session, messages: Mapping[ClientId, bytes]) -> Keys:
         return keys
 
     public, refused = _screen(messages, read)
-    session.require(public, "advertised keys")
+    session.require(public, "advertised keys", refused)
     return Keys(session, {client: messages[client] for client in public}, public, refused)
 
 
@@ -118,7 +118,7 @@ def collect_shares(keys: Keys, messages: Mapping[ClientId, Mapping[ClientId, byt
         return boxes
 
     accepted, refused = _screen(messages, check)
-    keys.session.require(accepted, "dealt shares")
+    keys.session.require(accepted, "dealt shares", refused)
     boxes = {holder: {dealer: accepted[dealer][holder] for dealer in accepted} for holder in accepted}
     return Dealt(keys, boxes, refused)
 
@@ -138,7 +138,7 @@ def collect_inputs(dealt: Dealt, arrivals: Iterable[tuple[ClientId, bytes]]) -> 
             survivors.add(client)
         except RunError as error:
             refused[client] = str(error)
-    session.require(survivors, "sent their input")
+    session.require(survivors, "sent their input", refused)
     dropouts = {*dealt.boxes} - survivors
     return Inputs(dealt, words, tuple(sorted(survivors)), tuple(sorted(dropouts)), refused)
 
@@ -152,7 +152,7 @@ def collect_confirmations(inputs: Inputs, messages: Mapping[ClientId, bytes]) ->
         return message
 
     accepted, refused = _screen(messages, check)
-    session.require(accepted, "confirmed the survivors")
+    session.require(accepted, "confirmed the survivors", refused)
     return Confirmations(accepted, refused)
 
 
@@ -160,7 +160,7 @@ def unmask(inputs: Inputs, reveals: Mapping[ClientId, Mapping[ClientId, bytes]])
     """The sum of the survivors, from the shares that at least the threshold of them revealed."""
     session = inputs.dealt.keys.session
     accepted, refused = _screen(reveals, partial(_read_reveal, inputs))
-    session.require(accepted, "revealed their shares")
+    session.require(accepted, "revealed their shares", refused)
     holders = list(accepted)[: session.needed]
 
     def secret(dealer: ClientId) -> bytes:

@@ -25,6 +25,9 @@ ClientId = str
 FEWEST = 3
 """Clients in a sum: a sum of two discloses each to the other one."""
 
+_TOLD = 3
+"""Of so many refused messages an error tells the reasons."""
+
 
 class BelowThreshold(RunError):
     """Too few clients are left for a masked sum; nothing was summed."""
@@ -81,12 +84,13 @@ class Session:
         """Where each client's shares are taken."""
         return {client: place for place, client in enumerate(self.clients, start=1)}
 
-    def require(self, present: Collection[ClientId], done: str) -> None:
-        """`BelowThreshold` where fewer than the threshold have done it."""
+    def require(self, present: Collection[ClientId], done: str, refused: Mapping[ClientId, str] | None = None) -> None:
+        """`BelowThreshold` where fewer than the threshold have done it; `refused` says why some have not."""
         count = len({*present})
         if count < self.needed:
             missing = sorted({*self.clients} - {*present})
+            reasons = "".join(f"; {reason}" for _, reason in sorted((refused or {}).items())[:_TOLD])
             raise BelowThreshold(
                 f"{self.round}: {count} of {len(self.clients)} clients {done}, the threshold is {self.needed}; "
-                f"nothing was summed; missing: {', '.join(missing)}; start the round anew under another name"
+                f"nothing was summed; missing: {', '.join(missing)}{reasons}; start the round anew under another name"
             )

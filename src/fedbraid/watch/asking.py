@@ -123,6 +123,8 @@ class Log:
         elif what == "ignored":
             self.ignored += 1
             self._ignore(str(entry.get("client", "")), str(entry.get("reason", "")), at)
+        elif what == "doubted":
+            self._notice(at, "doubted", "", str(entry.get("reason", "")))
         elif what == "merged":
             self._end(at)
         elif what == "paused":

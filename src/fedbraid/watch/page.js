@@ -227,7 +227,7 @@ const troubles = () => {
     const [mark, head, text] = list.children[place].children;
     const [what, when, times] = head.children;
     dress(mark, `mark ${one.what}`);
-    const names = { missing: "Answers missing", paused: "Paused", again: "Asked again", ignored: "Answer ignored" };
+    const names = { missing: "Answers missing", paused: "Paused", again: "Asked again", ignored: "Answer ignored", doubted: "Many strange updates" };
     set(what, one.client ? `Client ${one.client} ${one.what}` : names[one.what] || one.what);
     if (one.ago === null) still(when, "");
     else ticking(when, (gone) => `${rough(one.ago + gone)} ago`);

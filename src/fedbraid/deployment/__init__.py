@@ -1,0 +1,1 @@
+"""A federation of machines: one server, and sites with data of their own, over Flower with TLS and node keys."""

@@ -1,0 +1,96 @@
+"""A site at work, bytes to bytes: greetings and questions in, names and answers out.
+
+Nothing of Flower is in here. The first question of a run builds model and data; later ones find them there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from fedbraid.checkpoint import write_durably
+from fedbraid.core import EVALUATE, Client
+from fedbraid.deployment import greeting as greetings
+from fedbraid.deployment.greeting import Greeting, local_config
+from fedbraid.deployment.site import SiteFolder
+from fedbraid.errors import RunError, UserError
+from fedbraid.experiment import Experiment, build
+from fedbraid.loading import Site
+from fedbraid.progress import shown_on
+from fedbraid.runtimes.exchange import read_round
+from fedbraid.runtimes.holdings import KEPT, Holdings
+from fedbraid.runtimes.identity import read_identity
+from fedbraid.runtimes.replying import reply_to
+
+
+@dataclass(frozen=True)
+class _Built:
+    text: bytes
+    experiment: Experiment
+
+
+class Answering:
+    """A site in one process."""
+
+    def __init__(self, site: SiteFolder) -> None:
+        self._site = site
+        self._built: _Built | None = None
+
+    def greet(self, text: bytes) -> bytes:
+        """The site's name, once it has taken note of the run; `UserError` for a run that it does not allow.
+
+        The note is on disk before the name leaves, so a site that is restarted knows what it is asked about.
+        """
+        new = greetings.read(text)
+        local_config(new, self._site)
+        if self._path.is_file() and self._path.read_bytes() != text:
+            self._check_change(greetings.read(self._path.read_bytes()), new)
+        write_durably(self._path, text)
+        return json.dumps({"client": self._site.terms.client}).encode()
+
+    def answer(self, question: bytes) -> bytes:
+        """The answer to a question of the server; `RunError` or `UserError` where it cannot be given."""
+        if not self._path.is_file():
+            raise RunError("this site was set up anew, and has not been greeted since")
+        text = self._path.read_bytes()
+        greeting = greetings.read(text)
+        with shown_on(None):
+            if self._built is None or self._built.text != text:
+                self._built = None  # one model in memory at a time
+                self._built = _Built(text, self._build(greeting))
+            experiment = self._built.experiment
+            round = read_round(experiment.work.codec.text(question)["round"])
+            party = self._party(experiment, tests=round.phase == EVALUATE)
+            holdings = Holdings(self._folder(greeting.run))
+            identity = read_identity(self._site.folder)
+            return reply_to(question, experiment.work, self._site.terms.client, party, holdings, identity)
+
+    @property
+    def _path(self) -> Path:
+        return self._site.folder / "run.json"
+
+    def _build(self, greeting: Greeting) -> Experiment:
+        config = local_config(greeting, self._site)
+        experiment = build(config, site=Site(self._site.terms.client, tested=greeting.tested))
+        return experiment.guarded(self._site.folder, deployed=True)
+
+    def _party(self, experiment: Experiment, *, tests: bool) -> Client:
+        """The site's training samples, or its test samples under its own name."""
+        name = self._site.terms.client
+        if tests:
+            return replace(next(iter(experiment.evaluators.values())), id=name)
+        return experiment.clients[name]
+
+    def _folder(self, run: str) -> Path:
+        return self._site.folder / "holdings" / quote(run, safe="")
+
+    def _check_change(self, before: Greeting, now: Greeting) -> None:
+        """Samples that a method keeps by number would be others once more classes are read."""
+        classes = [greeting.config.get("data", {}).get("classes") for greeting in (before, now)]
+        if before.run == now.run and classes[0] != classes[1] and any(self._folder(now.run).glob(f"*{KEPT}")):
+            raise UserError(
+                f"site {self._site.terms.client} keeps samples by number, as this method wants, and more classes would "
+                "number them anew; begin a new run with all tasks"
+            )

@@ -1,0 +1,109 @@
+"""What runs on a host: a site's node and worker, or the federation's server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from fedbraid.deployment.directing import Director
+from fedbraid.deployment.environment import FEDERATION, SITE, surroundings
+from fedbraid.deployment.federation import Federation
+from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
+from fedbraid.deployment.site import SiteFolder
+from fedbraid.deployment.supervising import Child, supervise
+from fedbraid.errors import UserError
+
+NOT_LET_IN = 2004
+"""Flower's number for a node that cannot be activated."""
+
+
+def host_site(site: SiteFolder) -> None:
+    """Takes part as this site until asked to end."""
+    secret = site.processes / "secret"
+    write_private(secret, os.urandom(32).hex().encode())
+    address = f"127.0.0.1:{free_port()}"
+    environment = surroundings(site.home, **{SITE: str(site.folder)})
+
+    def node() -> list[str]:
+        program = "from flwr.supernode.cli.flower_supernode import flower_supernode; flower_supernode()"
+        trust = ["--insecure"]
+        if not site.terms.insecure:
+            trust = ["--root-certificates", str(site.authority), "--auth-supernode-private-key", str(site.key)]
+        own = ["--isolation", "process", "--superexec-auth-secret-file", str(secret), "--port", address.split(":")[1]]
+        return [sys.executable, "-c", program, "--superlink", site.terms.server, *trust, *own]
+
+    def worker() -> list[str]:
+        return [sys.executable, "-m", "fedbraid.deployment.worker", address, str(secret)]
+
+    children = [
+        Child("node", node, environment, site.logs / "node.log"),
+        Child("worker", worker, environment, site.logs / "worker.log"),
+    ]
+    supervise("site", children, site.processes, each=_Refusals(site, children[0]).look)
+
+
+class _Refusals:
+    """Tells why a node is not let in, which Flower tells in its own words and among many others."""
+
+    def __init__(self, site: SiteFolder, node: Child) -> None:
+        self._site = site
+        self._node = node
+        self._starts = 1
+
+    def look(self, _now: float) -> None:
+        """Says so once for every start that followed a refusal."""
+        if self._node.starts == self._starts or not self._node.log.is_file():
+            return
+        self._starts = self._node.starts
+        with self._node.log.open("rb") as log:
+            log.seek(max(self._node.log.stat().st_size - 4000, 0))
+            refused = f"code: {NOT_LET_IN}".encode() in log.read()
+        if refused:
+            terms = self._site.terms
+            told = (
+                f"{terms.server} does not let {terms.client} in: its key is not registered (see 'deploy status' "
+                "there), or it was killed less than a minute ago; trying again"
+            )
+            print(f"fedbraid: {told}", flush=True)  # noqa: T201
+
+
+def host_server(federation: Federation) -> None:
+    """Serves the federation until asked to end: nodes come and go, and its run goes on."""
+    check_port(federation)
+    environment = surroundings(federation.home, **{FEDERATION: str(federation.folder)})
+    host = federation.host
+    bound = "127.0.0.1" if host in ("127.0.0.1", "localhost") else "0.0.0.0"
+
+    def link() -> list[str]:
+        trust = ["--insecure"]
+        if not federation.terms.insecure:
+            folder = federation.certificates
+            trust = ["--ssl-ca-certfile", str(folder / AUTHORITY), "--ssl-certfile", str(folder / CERTIFICATE)]
+            trust += ["--ssl-keyfile", str(folder / KEY), "--enable-supernode-auth"]
+        own = ["--host", bound, "--port", str(federation.port), "--database", str(federation.database)]
+        more = ["--disable-runtime-dependency-installation"]
+        return [sys.executable, "-m", "fedbraid.deployment.link", *own, *trust, *more]
+
+    children = [Child("link", link, environment, federation.logs / "link.log")]
+    supervise("server", children, federation.processes, each=Director(federation).step)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def check_port(federation: Federation) -> None:
+    """`UserError` where the federation's port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", federation.port))
+        except OSError as error:
+            raise UserError(
+                f"port {federation.port} cannot be used ({error.strerror}); end what uses it, or begin a federation at "
+                "another address"
+            ) from error

@@ -1,0 +1,128 @@
+"""Making a federation: certificates, keys, the run's configuration, and a folder for every site to be handed out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedbraid import config as configs
+from fedbraid.config import Config
+from fedbraid.data import DATASETS, EVALUATOR
+from fedbraid.deployment.federation import Federation, Terms, check_name, split_address
+from fedbraid.deployment.keys import AUTHORITY, make_certificates, make_node_key
+from fedbraid.deployment.site import FILE as SITE_FILE
+from fedbraid.deployment.site import NODE_KEY, OwnBackbone, SiteTerms
+from fedbraid.deployment.toml import write_table
+from fedbraid.errors import UserError
+from fedbraid.loading import load_data
+from fedbraid.version import __version__
+
+APP = """[project]
+name = "fedbraid-federation"
+version = "{version}"
+description = "A federation of fedbraid; all code is in the installed package."
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "fedbraid"
+
+[tool.flwr.app.components]
+serverapp = "fedbraid.deployment.apps:server"
+clientapp = "fedbraid.deployment.apps:client"
+
+[tool.flwr.app.config]
+"""
+
+
+def require_flower() -> None:
+    """`UserError` where the extra is not installed."""
+    missing = [name for name in ("flwr", "cryptography") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"a deployment needs an extra that is not installed ({', '.join(missing)}): pip install 'fedbraid[flower]'"
+        )
+
+
+def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -> Federation:
+    """A federation in a new folder; `sites` says by name where a site's data lie, on its own host.
+
+    Raises `UserError` where the folder holds something, or configuration and server's data do not fit.
+    """
+    require_flower()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already holds files; choose another folder, or add sites with 'deploy add'")
+    split_address(terms.address)
+    for name in sites:
+        _check_name(name)
+    settled = _deployed(config, list(sites))
+    folder.mkdir(parents=True, exist_ok=True)
+    found = Federation(folder.resolve(), terms.model_copy(update={"sites": list(sites)}))
+    if not terms.insecure:
+        make_certificates(found.certificates, [found.host])
+    found.app.mkdir()
+    (found.app / "pyproject.toml").write_text(APP.format(version=__version__))
+    found.config.write_text(configs.to_toml(settled))
+    for name, data in sites.items():
+        make_site(found, name, data, settled)
+    found.write()  # last: a folder without it is no federation
+    return found
+
+
+def make_site(federation: Federation, name: str, data: str, config: Config) -> Path:
+    """The folder of a new site."""
+    _check_name(name)
+    folder = federation.site(name)
+    if folder.exists() or federation.key(name).exists():
+        raise UserError(f"there is a site {name} already, in {folder}")
+    folder.mkdir(parents=True)
+    terms = SiteTerms(
+        client=name,
+        server=federation.terms.address,
+        insecure=federation.terms.insecure,
+        small_grams="allow" if config.privacy.small_grams == "allow" else "refuse",
+        data=_own_data(data, config),
+        backbone=OwnBackbone(name=_local(config.backbone.name)),
+    )
+    if not federation.terms.insecure:
+        make_node_key(folder / NODE_KEY, federation.key(name))
+        (folder / AUTHORITY).write_bytes((federation.certificates / AUTHORITY).read_bytes())
+    write_table(folder / SITE_FILE, terms, "Paths are those of the host of this site; see docs/deploy.md.")
+    return folder
+
+
+def _check_name(name: str) -> None:
+    if check_name(name) == EVALUATOR:
+        raise UserError(f"a site cannot be called {name!r}, which is who tests at the server; choose another name")
+
+
+def _own_data(data: str, config: Config) -> dict[str, str]:
+    """Beside a known data set a path is a copy of it, otherwise it is the data set."""
+    path = str(Path(data).expanduser().absolute())
+    return {"path": path} if config.data.name in DATASETS else {"name": path}
+
+
+def _local(backbone: str) -> str | None:
+    """The backbone where it is a path, which is the site's to know."""
+    place = backbone.partition("@")[2] if backbone.startswith("timm:") else backbone
+    return backbone if place and Path(place).is_absolute() else None
+
+
+def _deployed(config: Config, sites: Sequence[str]) -> Config:
+    """The configuration of a run whose clients are sites, its classes named, its paths absolute."""
+    partition = config.partition.model_copy(update={"kind": "sites", "sites": list(sites), "file": None})
+    dataset = load_data(config.model_copy(update={"partition": partition}))
+    known = config.data.name in DATASETS
+    name = config.data.name if known or not Path(config.data.name).exists() else str(Path(config.data.name).resolve())
+    classes = config.data.classes if dataset.train.targets is not None else list(dataset.class_names)
+    backbone = config.backbone.name
+    if backbone != "tiny" and Path(backbone).expanduser().exists():
+        backbone = str(Path(backbone).expanduser().resolve())
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"name": name, "classes": classes}),
+            "backbone": config.backbone.model_copy(update={"name": backbone}),
+            "partition": partition,
+            "run": config.run.model_copy(update={"runtime": "deployed"}),
+        }
+    )

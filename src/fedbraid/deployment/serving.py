@@ -1,0 +1,112 @@
+"""The server of a federation: its run folder begun or continued over the nodes of a grid.
+
+Every Flower run goes on from the checkpoint of the run folder, so it does not matter how many there are: one for each
+time that the server was restarted, a site joined or left, or tasks were added.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedbraid import config as configs
+from fedbraid import runs
+from fedbraid.checkpoint import write_durably
+from fedbraid.deployment import greeting
+from fedbraid.deployment.federation import Federation
+from fedbraid.deployment.notes import FINISHED, PAUSED, REFUSED, end_with
+from fedbraid.errors import RunError, UserError
+from fedbraid.experiment import Experiment
+from fedbraid.lock import alone_in
+from fedbraid.reports import records
+from fedbraid.runs import Run
+from fedbraid.runtimes.flower import OverGrid
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+PATIENCE = 60.0
+"""Seconds to wait for the process of an earlier Flower run."""
+INSECURE = "insecure: messages travelled without TLS, and nodes were not known by keys"
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A grid that is there already, and stays."""
+
+    grid: Grid
+
+    def open(self) -> Grid:
+        return self.grid
+
+    def close(self) -> None:
+        """Flower ends it."""
+
+
+def serve(grid: Grid, federation: Federation, say: Callable[[str], None] = print) -> None:
+    """Runs what is left of the federation's run. How it ended is left in `outcome.json`."""
+    try:
+        _await_folder(federation.run)
+        run = ready(grid, federation)
+        for event in run.events():
+            say(records.line(records.record(event)).decode().rstrip())
+        end_with(federation.folder, FINISHED)
+    except UserError as error:
+        end_with(federation.folder, REFUSED, str(error))
+        raise
+    except RunError as error:
+        end_with(federation.folder, PAUSED, str(error))
+        raise
+
+
+def ready(grid: Grid, federation: Federation) -> Run:
+    """The federation's run, begun where there is none yet, its parties those of the grid."""
+    terms, folder = federation.terms, federation.run
+    notes = [INSECURE] if terms.insecure else []
+    name = _name(federation, new=not (folder / "config.toml").is_file())
+
+    def connect(experiment: Experiment) -> OverGrid:
+        tested = terms.evaluate == "sites"
+        transport = OverGrid(
+            _Open(grid),
+            terms.sites,
+            None if tested else experiment.here(),
+            greeting=greeting.write(experiment.config, run=name, tested=tested),
+            registered=not terms.insecure,
+        )
+        transport.gather(terms.wait)  # who is missing then is missing in the round
+        return transport
+
+    if not (folder / "config.toml").is_file():
+        config = configs.read(str(federation.config))
+        partition = config.partition.model_copy(update={"kind": "sites", "sites": terms.sites})
+        run = config.run.model_copy(update={"runtime": "deployed"})
+        config = config.model_copy(update={"partition": partition, "run": run})
+        return runs.start(config, folder, connect=connect, notes=notes)
+    runs.change_sites(folder, terms.sites)
+    return runs.resume(folder, connect=connect, notes=notes)
+
+
+def _await_folder(folder: Path) -> None:
+    """Waits for the process of an earlier Flower run to end: it may live a little longer than the server it served."""
+    over = time.monotonic() + PATIENCE
+    while folder.is_dir():
+        try:
+            with alone_in(folder):
+                return
+        except UserError as error:
+            if time.monotonic() >= over:
+                raise RunError(str(error)) from error
+            time.sleep(0.5)
+
+
+def _name(federation: Federation, *, new: bool) -> str:
+    """The run's name at its sites, another for every run, so that none finds holdings of one before."""
+    path = federation.folder / "run-name"
+    if new or not path.is_file():
+        write_durably(path, secrets.token_hex(8).encode())
+    return path.read_text()

@@ -1,0 +1,79 @@
+"""Masked mode as a configuration asks for it: what it must keep to, and why a run cannot have it.
+
+A run that could not be masked is refused before it begins: where a method sends what is one client's, where a round has
+too few clients, where the extra is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedbraid import config as configs
+from fedbraid.config import Config
+from fedbraid.core import ClientId, Method, Task
+from fedbraid.engine import schedule
+from fedbraid.errors import UserError
+from fedbraid.methods import METHODS
+from fedbraid.runtimes.client import Masking
+from fedbraid.runtimes.rules import Rules
+from fedbraid.secure import Layout, Session, new_identity
+
+
+def masking(config: Config) -> Masking | None:
+    """What masked rounds must keep to; None where rounds are in clear."""
+    values = config.secure
+    return Masking(values.threshold, _identities(values.identities or {})) if values.masked else None
+
+
+def check_settings(config: Config, method: Method, tasks: Sequence[Task], clients: Sequence[ClientId]) -> None:
+    """`UserError` where the run cannot be masked, and says why."""
+    wanted = masking(config)
+    if wanted is None:
+        return
+    new_identity()  # `UserError` without the extra
+    options = configs.options(config)
+    if not options.sums:
+        able = (name for name, entry in METHODS.items() if entry.about.sums and not entry.about.centralised)
+        raise UserError(
+            f"secure.masked: method {options.about.name!r} sends what is each client's own ({options.about.travels}), "
+            "and no sum hides that; it may send sums with other options, and these always do: "
+            + ", ".join(sorted(able))
+        )
+    if wanted.identities and config.partition.kind != "sites":
+        raise UserError(
+            "secure.identities: clients that one machine computes have no keys of their own; signed sums are for "
+            "deployments (see docs/masked.md)"
+        )
+    missing = sorted({*clients} - wanted.identities.keys()) if wanted.identities else []
+    if missing:
+        raise UserError(f"secure.identities names no key of client {missing[0]!r}; it takes one of every client")
+    for round, phase in schedule(method, tasks, config.run.seed):
+        cohort = tuple(sorted(phase.cohort(clients, round)))
+        if cohort:
+            _check_cohort(wanted, cohort)
+
+
+def note(config: Config, clients: int, rules: Rules) -> str:
+    """What the report says of it."""
+    count = min(config.partition.clients_per_round or clients, clients)
+    cohort = tuple(sorted(map(str, range(count))))
+    threshold = max(Session("", "", cohort, Layout(()), config.secure.threshold).needed, rules.needed(count))
+    signed = "signed by the clients" if config.secure.identities else "not signed by the clients"
+    return (
+        f"masked sums, threshold {threshold} of {count}, {signed}: the server saw no client's update, so none was "
+        "checked by itself, the sums were; nothing is told of how far updates lie apart"
+    )
+
+
+def _check_cohort(wanted: Masking, cohort: tuple[ClientId, ...]) -> None:
+    try:
+        Session("", "", cohort, Layout(()), wanted.threshold)
+    except UserError as error:
+        raise UserError(f"secure.masked: {error}") from error
+
+
+def _identities(given: Mapping[str, str]) -> dict[ClientId, bytes]:
+    try:
+        return {client: bytes.fromhex(key) for client, key in given.items()}
+    except ValueError as error:
+        raise UserError(f"secure.identities: a public key is 64 hexadecimal digits ({error})") from error

@@ -1,0 +1,44 @@
+"""Parties as the sites of a deployment are, without anything that carries messages: bytes in, bytes out, a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from fedbraid.algebra import Tensors
+from fedbraid.core import EVALUATE, Client, ClientId, Round
+from fedbraid.errors import RunError
+from fedbraid.runtimes.client import Work
+from fedbraid.runtimes.exchange import Answer
+from fedbraid.runtimes.holdings import Holdings
+from fedbraid.runtimes.inprocess import InProcess
+from fedbraid.runtimes.replying import reply_to
+
+
+class Sites(InProcess):
+    """Every client a site with a folder; the last asked answers first. Evaluators are here, as on a server."""
+
+    def __init__(
+        self, work: Work, clients: Mapping[ClientId, Client], evaluators: Mapping[ClientId, Client], folder: Path
+    ) -> None:
+        super().__init__(work, clients, evaluators)
+        self._clients = clients
+        self._folder = folder
+
+    def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
+        if round.phase == EVALUATE:
+            yield from super().ask(questions, received, round)
+            return
+        for client in sorted(questions, reverse=True):
+            yield None
+            holdings = Holdings(self._folder / quote(client, safe=""))
+            try:
+                found = reply_to(questions[client], self._work, client, self._clients[client], holdings)
+            except RunError as error:
+                yield Answer(client, fault=str(error))
+            else:
+                yield Answer(client, found)
+
+    def kept(self) -> Tensors:
+        return {}

@@ -1,0 +1,129 @@
+"""A federation over a grid in memory: sites with data of their own, the same numbers as in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
+pytest.importorskip("cryptography", reason="the extra 'secure' is not installed")
+
+from small_federations import LONGER, SMALL, Node, federation, grid_of
+
+from fedbraid import config, runs
+from fedbraid.deployment.commands import add
+from fedbraid.deployment.federation import read
+from fedbraid.deployment.serving import serve
+from fedbraid.errors import StoppedRun, UserError
+
+EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
+
+pytestmark = pytest.mark.usefixtures("identity")
+
+
+def nothing(_text: str) -> None:
+    """What a run says goes to Flower's log otherwise."""
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The results of the run in one process on the union of the data."""
+    return in_one_process(data, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def in_one_process(data: Path, folder: Path, *more: str) -> dict:
+    """The results of a run that knew everything from the start."""
+    settings = [*SMALL, f"data.name={data / 'union'}", "partition.kind=natural", *more]
+    for _ in runs.start(config.read("", settings), folder).events():
+        pass
+    return runs.read_results(folder)
+
+
+def test_sites_with_their_own_data_compute_what_one_process_does_also_with_a_task_that_comes_later(
+    data: Path, tmp_path: Path, whole: dict
+) -> None:
+    made = federation(tmp_path / "fed", data)
+    grid = grid_of(made)
+    serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    first = runs.read_results(made.run)
+    assert {key: first[key] for key in EQUAL} == {key: whole[key] for key in EQUAL}
+    runs.extend(made.run, LONGER)
+    assert not runs.read_results(made.run)["finished"]
+    serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    later, longer = runs.read_results(made.run), in_one_process(data, tmp_path / "longer", *LONGER)
+    assert {key: later[key] for key in EQUAL} == {key: longer[key] for key in EQUAL}
+    assert json.loads((made.site("north") / "privacy.json").read_text())["messages"]
+
+
+def test_test_samples_of_the_sites_are_counted_there_and_summed(data: Path, tmp_path: Path, whole: dict) -> None:
+    made = federation(tmp_path / "fed", data, evaluate="sites")
+    serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    found = runs.read_results(made.run)
+    assert [found[key] for key in ("state_sha256", "accuracy_matrix")] == [
+        whole[key] for key in ("state_sha256", "accuracy_matrix")
+    ]
+
+
+def test_a_run_stopped_in_mid_round_goes_on_with_other_processes_everywhere(
+    data: Path, tmp_path: Path, whole: dict
+) -> None:
+    made = federation(tmp_path / "fed", data)
+    grid = grid_of(made)
+    grid.nodes[11].status = "offline"
+    with pytest.raises(StoppedRun, match=r"1 of 2 clients answered.*client south: its node is not connected"):
+        serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    again = grid_of(made)
+    serve(again, made, nothing)  # pyright: ignore[reportArgumentType]
+    assert [kind for node, kind in again.sent if node == 10].count("train") + 1 == [
+        kind for node, kind in again.sent if node == 11
+    ].count("train")  # what had come was in the journal
+    assert runs.read_results(made.run)["state_sha256"] == whole["state_sha256"]
+
+
+def test_a_site_cannot_answer_for_another(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data)
+    grid = grid_of(made)
+    grid.nodes[11] = Node("south", lambda _: b'{"client": "north"}', grid.nodes[10].answer)
+    grid.nodes[12] = Node("stranger", grid.nodes[10].greet, grid.nodes[10].answer)
+    with pytest.raises(StoppedRun, match="its node calls itself 'north', and is registered as 'south'"):
+        serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    assert 12 not in [node for node, _ in grid.sent]
+
+
+def test_what_is_wrong_at_a_site_is_told_at_the_server(data: Path, tmp_path: Path) -> None:
+    sites = {"north": str(data / "north"), "south": str(tmp_path / "nowhere")}
+    made = federation(tmp_path / "fed", data, "rounds.retries=1", sites=sites)
+    with pytest.raises(StoppedRun, match="client south: there is no file or folder"):
+        serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    log = (made.run / "activity.jsonl").read_text()
+    assert log.count(f"there is no file or folder {tmp_path / 'nowhere'}") >= 2
+    assert json.loads((made.folder / "outcome.json").read_text())["outcome"] == "paused"
+
+
+def test_a_site_that_joins_takes_part_from_the_next_start_on(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data, sites={"north": str(data / "north")})
+    serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    runs.extend(made.run, LONGER)
+    add(made.folder, f"south={data / 'south'}")
+    later = read(made.folder)
+    serve(grid_of(later), later, nothing)  # pyright: ignore[reportArgumentType]
+    events = map(json.loads, (made.run / "events.jsonl").read_text().splitlines())
+    reported = [event["reported"] for event in events if event["reported"]]
+    assert reported[0] == ["north"]
+    assert reported[-1] == ["north", "south"]
+
+
+def test_a_deployed_run_cannot_go_on_without_its_sites(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data)
+    serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="fedbraid deploy run"):
+        runs.resume(made.run)
+
+
+def test_a_method_that_pools_all_samples_is_refused(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data, "method.name=joint")
+    with pytest.raises(UserError, match="pools all samples"):
+        serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    assert json.loads((made.folder / "outcome.json").read_text())["outcome"] == "refused"
