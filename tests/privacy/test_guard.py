@@ -78,8 +78,12 @@ def test_sites_reports_come_together(tmp_path: Path) -> None:
     assert entry["client"] == "b"
 
 
-def test_a_damaged_report_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{")
+@pytest.mark.parametrize(("old", "new"), [("{", "["), ('"kind"', '"kinD"'), ('"samples": 9', '"samples": 8')])
+def test_a_damaged_report_is_named(tmp_path: Path, old: str, new: str) -> None:
+    Guard(tmp_path).check(GRAM, ROUND, "a", 9)
+    text = (tmp_path / FILE).read_text()
+    assert old in text
+    (tmp_path / FILE).write_text(text.replace(old, new, 1))
     with pytest.raises(RunError, match=r"privacy\.json is damaged"):
         Guard(tmp_path)
 

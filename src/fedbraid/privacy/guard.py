@@ -10,6 +10,7 @@ samples leaves only where every part of it is covered.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,8 @@ class Guard:
 
     def _write(self) -> None:
         if self._path:
-            content = {"format": 1, "spent": self._spent, "messages": [*self._entries.values()]}
+            said = {"spent": self._spent, "messages": [*self._entries.values()]}
+            content = {"format": 1, **said, "sha256": _digest(said)}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -174,12 +176,17 @@ def _content(path: Path) -> Mapping[str, Any]:
         return {"messages": [], "spent": None}
     try:
         content = json.loads(path.read_bytes())
-        return {"messages": content["messages"], "spent": content["spent"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} is damaged ({type(error).__name__}: {error}); it says what has left: keep it elsewhere, remove "
-            "it, and go on"
-        ) from error
+        said = {"spent": content["spent"], "messages": content["messages"]}
+        if content["sha256"] == _digest(said):
+            return said
+        why = "it does not have the recorded SHA-256"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"
+    raise RunError(f"{path} is damaged ({why}); it says what has left: keep it elsewhere, remove it, and go on")
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def short(entry: Entry) -> str:
