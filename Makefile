@@ -13,6 +13,7 @@ test: .venv/ready
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m slow tests
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
