@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=["local", "sites"])
+    parser.add_argument("--at", default="", help="in files alone whose path holds this")
     options = parser.parse_args()
     begin = time.perf_counter()
     draw, found = random.Random(options.seed), defaultdict[str, Counter[str]](Counter)
@@ -125,7 +126,7 @@ def main() -> None:
         made = [runs[name]() for name in ([options.only] if options.only else runs)]
         for number in range(options.trials):
             run = made[number % len(made)]
-            file = draw.choice(run.files)
+            file = draw.choice([path for path in run.files if options.at in str(path)])
             result, told = tried(run, file, root / "trial", draw)
             found[f"{'sites' if run.kind.sites else 'local'}: {kind_of(str(file))}"][result] += 1
             if result not in ("harmless", "named"):

@@ -52,6 +52,7 @@ class Trial:
 
     killed: bool
     equal: bool
+    begun: int
     repeated: int
     ended: Ended
 
@@ -60,15 +61,16 @@ def counting(counts: Path) -> None:
     """Writes down every computation that a client begins, for the rest of the process."""
     from fedbraid.runtimes import client
 
-    inner = client.computed
+    inner = client.owed
 
-    def computed(work: Any, data: Any, received: Any, round: Any) -> Any:
-        descriptor = os.open(counts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(descriptor, f"{round} {data.client}\n".encode())
-        os.close(descriptor)
-        return inner(work, data, received, round)
+    def owed(work: Any, name: str, party: Any, received: Any, memory: Any, round: Any) -> Any:
+        if len(work.method.phase(round).data(party, round.task)):
+            descriptor = os.open(counts, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(descriptor, f"{round} {name}\n".encode())
+            os.close(descriptor)
+        return inner(work, name, party, received, memory, round)
 
-    client.computed = computed
+    client.owed = owed
 
 
 def points(kind: Small, folder: Path) -> list[Point]:
@@ -127,11 +129,12 @@ def tried(kind: Small, kill: Kill, root: Path, expected: dict[str, Any]) -> Tria
     second = child(resumed, root / "output")
     begun = Counter(counts.read_text().splitlines()) if counts.is_file() else Counter[str]()
     repeated = sum(times - 1 for times in begun.values())
-    return Trial(first.status == -signal.SIGKILL, second.status == 0 and outcome(folder) == expected, repeated, second)
+    equal = second.status == 0 and outcome(folder) == expected
+    return Trial(first.status == -signal.SIGKILL, equal, begun.total(), repeated, second)
 
 
 def kills(kind: Small, root: Path, turns: int) -> Iterator[Kill]:
-    """Those of a run, then those of resuming one that was killed after its log was written and before its state was."""
+    """Those of a run, then those of resuming one that was killed between its log and its state."""
     found = points(kind, root / "listed" / "run")
     for name, turn, when in chosen(found, turns):
         yield Kill(name, turn, when)
@@ -150,7 +153,7 @@ def kills(kind: Small, root: Path, turns: int) -> Iterator[Kill]:
         yield Kill(name, turn, when, begun)
 
 
-def measured(title: str, kind: Small, turns: int, most: int | None) -> bool:
+def measured(title: str, kind: Small, turns: int, at: str) -> bool:
     """Prints a line for every name; whether all were equal and at most one computation was repeated each time."""
     begin = time.perf_counter()
     rows: dict[str, list[Trial]] = defaultdict(list)
@@ -160,7 +163,8 @@ def measured(title: str, kind: Small, turns: int, most: int | None) -> bool:
             (root / name).mkdir()
         expected, seconds = whole(kind, root / "whole" / "run")
         print(f"{title}: an uninterrupted run takes {seconds:.1f} s", flush=True)
-        for number, kill in enumerate(wanted := list(kills(kind, root, turns))[:most], start=1):
+        wanted = [kill for kill in kills(kind, root, turns) if at in kill.name]
+        for number, kill in enumerate(wanted, start=1):
             trial = tried(kind, kill, root / "trial", expected)
             rows[f"{'resume: ' if kill.begun else ''}{kill.name}"].append(trial)
             if not trial.equal or trial.repeated > 1 or not trial.killed:
@@ -173,26 +177,27 @@ def measured(title: str, kind: Small, turns: int, most: int | None) -> bool:
         equal = sum(trial.equal for trial in trials)
         print(f"  {len(trials):>5} {equal:>5} {max(trial.repeated for trial in trials):>14}  {name}")
     trials = [trial for found in rows.values() for trial in found]
-    equal, repeated = sum(trial.equal for trial in trials), max(trial.repeated for trial in trials)
+    equal, most = sum(trial.equal for trial in trials), max(trial.repeated for trial in trials)
+    repeated, begun = sum(trial.repeated for trial in trials), sum(trial.begun for trial in trials)
     print(
-        f"{title}: {len(rows)} points, {len(trials)} kills, {equal} equal, at most {repeated} repeated computation, "
-        f"{sum(trial.repeated for trial in trials)} in all, {time.perf_counter() - begin:.0f} s",
+        f"{title}: {len(rows)} points, {len(trials)} kills, {equal} equal; {repeated} of {begun} computations "
+        f"repeated, at most {most} a kill; {time.perf_counter() - begin:.0f} s",
         flush=True,
     )
-    return equal == len(trials) and repeated <= 1 and all(trial.killed for trial in trials)
+    return equal == len(trials) and most <= 1 and begun > 0 and all(trial.killed for trial in trials)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=2, help="kills at a point and moment, spread over the run")
-    parser.add_argument("--most", type=int, help="kills of each kind of run; without it all")
+    parser.add_argument("--at", default="", help="at points alone whose name holds this")
     parser.add_argument("--only", choices=["local", "sites"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         warm(Path(scratch))
     wanted = {"local": LOCAL, "sites": SITES}
     titles = [options.only] if options.only else list(wanted)
-    good = [measured(title, wanted[title], options.turns, options.most) for title in titles]
+    good = [measured(title, wanted[title], options.turns, options.at) for title in titles]
     sys.exit(not all(good))
 
 

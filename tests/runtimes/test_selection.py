@@ -13,7 +13,7 @@ import torch
 from fedbraid.activity import Activity
 from fedbraid.algebra import ZERO, Statistic, Tensors
 from fedbraid.config import parse
-from fedbraid.core import Event, Method, Outcome, Round, State, Task
+from fedbraid.core import Event, Outcome, Round, State, Task
 from fedbraid.errors import StoppedRun, UserError
 from fedbraid.linalg import to_triangle
 from fedbraid.merges import RegMean
@@ -30,7 +30,7 @@ from fedbraid.runtimes.robust.sketches import WIDTH, signs, sketch
 from fedbraid.runtimes.rules import Rules
 from fedbraid.runtimes.server import Server
 from fedbraid.testing.attacks import ATTACKS, Attacked, honest
-from fedbraid.testing.numbers import Squares, holders
+from fedbraid.testing.numbers import Squares, holders, squares
 
 MODEL: Any = None
 CLASSES, WIDE = 5, 24
@@ -103,7 +103,7 @@ def served(
     **options: Any,
 ) -> Server:
     phase = Sends(updates=updates)
-    work = Work(Method("sends", {"train": phase}, phase, dict), MODEL, Codec())
+    work = Work(squares(phase), MODEL, Codec())
     inner = InProcess(work, holders(dict.fromkeys(updates, (1.0,))), holders({"test": (1.0,)}))
     transport = Attacked(inner, ATTACKS[attack] if attack else honest, bad)
     return Server(work, transport, rules=Rules(quorum=0.3), robust=robust, journal=Journal(journal), **options)
@@ -333,3 +333,44 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
     assert notes(config, 5) == ()
     assert "refuses nobody here" in notes(config, 4)[0]
     assert parse({}).robust.model_dump().keys() - {"select"} == Thresholds.__dataclass_fields__.keys()
+
+
+def refused_among(cohort: Mapping[str, Tensors], received: Tensors | None = None) -> list[str]:
+    compared = Cohort(Thresholds(), received or {}, ROUND)
+    for client, sent in cohort.items():
+        compared.add(client, sent)
+    return list(compared.verdict().refused)
+
+
+def test_a_gram_of_one_direction_is_refused_where_nobody_says_how_many_samples_there_are() -> None:
+    draw = torch.Generator().manual_seed(0)
+    cohort = {client: {"diagonal/lora_A/fc1": 1 + torch.rand(30, generator=draw)} for client in CLIENTS}
+    one = torch.zeros(30)
+    one[3] = 45
+    assert refused_among({**cohort, "4": {"diagonal/lora_A/fc1": one}}) == ["4"]
+    light = {"diagonal/lora_A/fc1": one / 45}
+    assert refused_among({**cohort, "4": light}) == []  # a client of one sample may well have such a one
+
+
+def test_false_counts_cost_no_honest_client_of_a_very_unequal_cohort() -> None:
+    samples = [12, 136, 166, 132, 227, 2, 4, 28, 6, 4]
+    start = {"head/0": torch.zeros(40)}
+    cohort = {
+        client: {
+            "count": torch.tensor(float(n * (100 if client in BAD else 1)), dtype=torch.float64),
+            "head/0": n**0.8 * torch.nn.functional.one_hot(torch.tensor(n % 5), 40).float(),
+        }
+        for client, n in zip(CLIENTS, samples, strict=True)
+    }
+    assert set(refused_among(cohort, start)) <= set(BAD)
+
+
+def test_fisher_information_may_differ_by_orders_of_magnitude() -> None:
+    draw = torch.Generator().manual_seed(0)
+    sizes = [1, 1.2, 0.9, 1.1, 300, 1, 0.8, 1.3, 1e-4, 1]
+    cohort = {
+        client: {"count": torch.tensor(20.0).double(), "fisher/base/fc1": size * torch.rand(30, generator=draw)}
+        for client, size in zip(CLIENTS, sizes, strict=True)
+    }
+    assert refused_among(cohort) == []
+    assert refused_among({**cohort, "0": {**cohort["0"], "fisher/base/fc1": torch.full((30,), 1e6)}}) == ["0"]

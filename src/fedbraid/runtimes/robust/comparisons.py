@@ -20,18 +20,21 @@ import torch
 from torch import Tensor
 
 from fedbraid.core import ClientId
-from fedbraid.runtimes.robust.facts import SOME, Change, Facts
+from fedbraid.runtimes.robust.facts import SOME, Change, Facts, is_fisher
 from fedbraid.runtimes.robust.thresholds import FEWEST, Thresholds
 
 NORMAL = 1.4826
 """The standard deviation of normal numbers over their median absolute deviation."""
-AGAINST, AGAINST_TOGETHER, AGAINST_ALONE = 0.3, 0.4, 0.5
-"""The least cosine against the others that is called opposition: in every kind of value, in the mean of them all, and
-where there is only one."""
+AGAINST, AGAINST_ALONE = 0.4, 0.5
+"""The least cosine against the others that is called opposition where they hardly agree; and with one kind of value."""
+CLEAR = 0.3
+"""The mean cosine of all kinds from which most agree so clearly that opposition is measured by that alone."""
 AGREED = 0.2
 """The cosine from which most are said to agree."""
 TRACES = 3.0
 """How much more the traces of Grams may differ than the samples behind them."""
+FISHER = 100.0
+"""How much more squares of gradients may differ than those of inputs: they do by orders of magnitude."""
 APART = 0.6
 """How much less than most a client may agree, where clients are said to be alike."""
 
@@ -66,10 +69,6 @@ def cosine(away: float) -> str:
     return f"a cosine of {-away:.2f}"
 
 
-def opposed(away: float) -> str:
-    return f"{away:.2g} times as much as is usual"
-
-
 def deviation(values: list[float]) -> float:
     """The standard deviation of normal numbers with this median absolute deviation.
 
@@ -93,16 +92,16 @@ def _weights(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterato
     known = {name for own in facts.values() for name in own.traces}
     for name, sizes in _by_name({client: own.weights for client, own in facts.items()}):
         away = _from_median({client: size for client, size in sizes.items() if size > 0})
-        limit = thresholds.weight * (TRACES if name in known else 1.0)
+        limit = thresholds.weight * (TRACES if name in known else 1.0) * (FISHER if is_fisher(name) else 1.0)
         yield from _judged("no larger a weight than others' by far", name, away, limit, thresholds, more)
 
 
 def _traces(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterator[Comparison]:
     rule = "a trace by sample like that of others"
     for name, sizes in _by_name({client: own.traces for client, own in facts.items()}):
-        away = _from_median(sizes)
-        yield from _judged(rule, name, away, thresholds.trace, thresholds, more)
-        if "fisher" not in name.split("/")[:2]:  # gradients vanish where a client has learned all it has
+        away, fisher = _from_median(sizes), is_fisher(name)
+        yield from _judged(rule, name, away, thresholds.trace * (FISHER if fisher else 1.0), thresholds, more)
+        if not fisher:  # where a client has learned all it has, nothing is left of its gradients
             yield from _judged(rule, name, _turned(away), thresholds.trace, thresholds, less)
 
 
@@ -140,45 +139,36 @@ def _changes(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterato
 
 
 def directions(facts: Mapping[ClientId, Facts], thresholds: Thresholds, classes: int) -> Iterator[Comparison]:
-    """Who points the other way than the others, in every kind of change or in all together; and where all are said to
-    be alike, who does not point in their direction in one of them.
+    """Who points the other way than the others; and where all are said to be alike, who does not point in their way.
 
-    A client's agreement is the median of its cosines with the others, so that a minority cannot make it.
+    A client's agreement is the median of its cosines with the others, so that a minority cannot make it. Opposition is
+    judged by the mean over the kinds of change, for in one kind alone honest clients of different classes show it.
     """
     cosines = {kind: _cosines(changes) for kind, changes in by_kind(facts).items() if len(changes) == len(facts)}
     if not cosines or len(facts) < FEWEST:
         return
     opposition = thresholds.opposition(classes)
-    found = {kind: _agreements(facts, matrix) for kind, matrix in cosines.items()}
     if opposition is not None:
-        yield Comparison("no change against that of others", "", _opposition(facts, cosines, opposition), 1.0, opposed)
-    for kind, agreement in found.items() if thresholds.alike else ():
+        agreement = _agreements(facts, torch.stack([*cosines.values()]).mean(0))
+        limit = _opposition(opposition * common(agreement), common(agreement), len(cosines))
+        yield Comparison("no change against that of others", "", _turned(agreement), limit, cosine)
+    for kind, matrix in cosines.items() if thresholds.alike else ():
+        agreement = _agreements(facts, matrix)
         if common(agreement) >= AGREED:
             limit = APART - common(agreement)
             yield Comparison("a change in the direction of others", kind, _turned(agreement), limit, cosine)
 
 
+def _opposition(limit: float, agreed: float, kinds: int) -> float:
+    """The limit of opposition, never nearer than what honest clients show that hardly agree."""
+    if kinds == 1:
+        return max(AGAINST_ALONE, limit)
+    return limit if agreed >= CLEAR else max(AGAINST, limit)
+
+
 def common(agreement: Sizes) -> float:
     """How much most agree: three in four no more. Who points another way is among the lower ones."""
     return sorted(agreement.values())[(3 * len(agreement)) // 4]
-
-
-def _opposition(clients: Iterable[ClientId], cosines: Mapping[str, Tensor], opposition: float) -> Sizes:
-    """How strongly each client points against the others, as a multiple of what it may: in all kinds, or in their mean.
-
-    What one kind shows alone is no sign. Where clients hold different classes, honest ones differ by kind.
-    """
-
-    def ratios(matrix: Tensor, least: float) -> Sizes:
-        agreement = _agreements(clients, matrix)
-        limit = max(least, opposition * common(agreement))
-        return {client: -own / limit for client, own in agreement.items()}
-
-    mean = torch.stack([*cosines.values()]).mean(0)
-    if len(cosines) == 1:
-        return ratios(mean, AGAINST_ALONE)
-    together, single = ratios(mean, AGAINST_TOGETHER), [ratios(matrix, AGAINST) for matrix in cosines.values()]
-    return {client: max(together[client], min(of[client] for of in single)) for client in clients}
 
 
 def by_kind(facts: Mapping[ClientId, Facts]) -> Mapping[str, Mapping[ClientId, Change]]:

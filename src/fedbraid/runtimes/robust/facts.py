@@ -70,7 +70,7 @@ def facts_of(tensors: Tensors, received: Tensors, round: Round) -> Facts:
         weights[name] = trace
         if samples:
             traces[name] = trace / samples
-        if trace and (samples >= SOME or not samples):
+        if trace and not is_fisher(name) and (samples >= SOME or not samples):
             spreads[name] = max(1 - square / trace**2, 0.0)
     sent, moved = _changes([entry for entry in entries if is_value(entry, received)], received, round)
     return Facts(_samples(entries), weights, traces, spreads, _sums(entries, received), sent, moved)
@@ -107,6 +107,11 @@ def label(entry: Named) -> str:
 def group(name: str) -> str:
     """The kind of a tuned value by its name."""
     return name.split("/", 1)[0]
+
+
+def is_fisher(name: str) -> bool:
+    """Whether it names squares of gradients, not of inputs."""
+    return "fisher" in name.split("/")[:2]
 
 
 def is_value(entry: Named, received: Tensors) -> bool:
