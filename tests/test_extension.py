@@ -78,6 +78,18 @@ def test_what_is_no_extension_is_refused_and_leaves_the_run_as_it_is(
     assert {path.name: path.read_bytes() for path in begun.iterdir() if path.is_file()} == before
 
 
+def test_a_paused_run_is_given_other_patience_whatever_its_clients_keep(tmp_path: Path) -> None:
+    settings = [*SMALL, *BEGUN, "method.name=derpp"]
+    whole = finished(runs.start(config.read("", settings), tmp_path / "whole"))
+    events = runs.start(config.read("", settings), tmp_path / "paused").events()
+    next(events)
+    events.close()
+    runs.extend(tmp_path / "paused", ["rounds.quorum=0.5", "rounds.deadline=600"])
+    later = runs.resume(tmp_path / "paused")
+    assert (later.experiment.config.rounds.quorum, later.experiment.config.rounds.deadline) == (0.5, 600)
+    assert finished(later)["state_sha256"] == whole["state_sha256"]
+
+
 def test_samples_kept_by_number_cannot_be_numbered_anew(tmp_path: Path) -> None:
     finished(runs.start(config.read("", [*SMALL, *BEGUN, "method.name=derpp"]), tmp_path))
     with pytest.raises(UserError, match="keep samples of theirs by number"):

@@ -81,11 +81,14 @@ def mammoth(
 def resume(
     run: Folder,
     force: Annotated[bool, typer.Option(help="Also under other library versions.")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="More tasks, as stream.sizes=[2,2,2].")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="More tasks, as stream.sizes=[2,2,2], or other rounds.*.")
+    ] = None,
 ) -> None:
     """Continue a run after its last finished round; the end is that of a run that was never stopped.
 
-    With --set stream.sizes=... and data.classes=... more tasks are laid behind those that it has.
+    With --set stream.sizes=... and data.classes=... more tasks are laid behind those that it has; with --set
+    rounds.quorum=..., rounds.deadline=... or rounds.retries=... a run that has paused waits for others from now on.
     """
     from fedbraid import runs
 

@@ -22,16 +22,21 @@ from fedbraid.runs.folder import change, check_environment, check_files, describ
 
 MAY_CHANGE: Mapping[str, tuple[str, ...]] = {"stream": ("tasks", "sizes", "order"), "data": ("classes",)}
 """What tells of the stream."""
+PATIENCE = "rounds"
+"""The section that says how long rounds wait and for whom: no number of a round follows from it."""
 
 
 def extend(folder: Path, settings: Sequence[str], *, force: bool = False, notes: Sequence[str] = ()) -> None:
-    """Lays more tasks behind those of a run folder, which is then continued like any other.
+    """Lays more tasks behind those of a run folder, which is then continued like any other; or changes its patience.
 
     Raises `UserError` where the settings change anything else, or the tasks so far would not be the first ones.
     """
     before, said = read_config(folder), read_summary(folder)
     wanted = _wanted(before, settings)
     check_files(folder, force=force)
+    if wanted.model_copy(update={PATIENCE: before.rounds}) == before:
+        _rewrite(folder, wanted)
+        return
     with alone_in(folder):
         last = checkpoint.read(folder / "state")
         tasks = [tuple(names) for names in said["task_classes"]]
@@ -54,10 +59,10 @@ def _wanted(before: Config, settings: Sequence[str]) -> Config:
     old, new = before.model_dump(), changed.model_dump()
     for section, values in new.items():
         for key, value in values.items():
-            if value != old[section].get(key) and key not in MAY_CHANGE.get(section, ()):
+            if section != PATIENCE and value != old[section].get(key) and key not in MAY_CHANGE.get(section, ()):
                 raise UserError(
                     f"{section}.{key} = {value!r} would make another run of it (it is {old[section].get(key)!r}); a "
-                    "run that is continued can be given more tasks alone, by stream.sizes and data.classes"
+                    "run that is continued can be given more tasks by stream.sizes and data.classes, and other [rounds]"
                 )
     return changed
 
@@ -115,6 +120,9 @@ def change_sites(folder: Path, sites: Sequence[str]) -> None:
     if config.partition.sites == list(sites):
         return
     partition = config.partition.model_copy(update={"sites": list(sites)})
-    text = configs.to_toml(config.model_copy(update={"partition": partition}))
+    _rewrite(folder, config.model_copy(update={"partition": partition}))
+
+
+def _rewrite(folder: Path, config: Config) -> None:
     with alone_in(folder), change(folder):
-        write_durably(folder / "config.toml", text.encode())
+        write_durably(folder / "config.toml", configs.to_toml(config).encode())
