@@ -25,11 +25,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployed import BEGUN, SETTINGS, SITES, fedbraid, write_digits
+from federations import (
+    BEGUN,
+    SETTINGS,
+    SITES,
+    activity,
+    asked,
+    fedbraid,
+    in_one_process,
+    init,
+    results,
+    wait_for,
+    write_digits,
+)
 
 ADDRESS, PORT = "10.77.0.1", 9092
 CUT = "north"
-DEADLINE, PATIENCE = 45.0, 900.0
+DEADLINE = 45.0
 
 
 def main() -> None:
@@ -38,8 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         write_digits(root / "data")
-        union = [f"data.name={root / 'data' / 'union'}", "partition.kind=natural"]
-        fedbraid("run", "--out", str(root / "whole"), *_set([*SETTINGS, *BEGUN, *union]))
+        in_one_process(root / "whole", root / "data", [*SETTINGS, *BEGUN])
         rows = [_paused(root), _without(root)]
     for row in rows:
         print("\t".join(row), flush=True)
@@ -50,11 +61,11 @@ def _paused(root: Path) -> tuple[str, ...]:
     fed = _made(root, "pause", [f"rounds.deadline={DEADLINE}"])
     with _hosts(fed):
         cut = _cut_in_mid_round(fed)
-        _await(lambda: any(entry["what"] == "paused" for entry in _activity(fed)))
+        wait_for(lambda: any(entry["what"] == "paused" for entry in activity(fed)))
         paused = time.monotonic() - cut
         _cable(CUT, "up")
-        _await(lambda: (fed / "run" / "results.json").is_file())
-    same = _results(fed / "run")["state_sha256"] == _results(root / "whole")["state_sha256"]
+        wait_for(lambda: (fed / "run" / "results.json").is_file())
+    same = results(fed / "run")["state_sha256"] == results(root / "whole")["state_sha256"]
     told = f"paused {paused:.0f} s after the cut (deadline {DEADLINE:.0f} s)"
     return "pause", told, "went on by itself", "equal" if same else "DIFFERENT"
 
@@ -63,7 +74,7 @@ def _without(root: Path) -> tuple[str, ...]:
     fed = _made(root, "quorum", [f"rounds.deadline={DEADLINE}", "rounds.quorum=0.6"])
     with _hosts(fed):
         _cut_in_mid_round(fed)
-        _await(lambda: (fed / "run" / "results.json").is_file())
+        wait_for(lambda: (fed / "run" / "results.json").is_file())
     failed = [(entry["round"], entry["seconds"]) for entry in _events(fed) if CUT in entry["failed"]]
     longest = max(seconds for _, seconds in failed)
     late = "" if longest <= DEADLINE + 2 else "DIFFERENT: beyond the deadline + 2 s"
@@ -73,9 +84,7 @@ def _without(root: Path) -> tuple[str, ...]:
 
 def _made(root: Path, name: str, settings: Sequence[str]) -> Path:
     fed = root / name
-    sites = [part for site in SITES for part in ("--site", f"{site}={root / 'data' / site}")]
-    more = ["--address", f"{ADDRESS}:{PORT}", "--set", f"data.name={root / 'data' / 'server'}"]
-    fedbraid("deploy", "init", str(fed), *sites, *more, *_set([*SETTINGS, *BEGUN, *settings]))
+    init(fed, root / "data", [*SETTINGS, *BEGUN, *settings], address=f"{ADDRESS}:{PORT}")
     return fed
 
 
@@ -98,7 +107,7 @@ def _hosts(fed: Path) -> Iterator[None]:
         stack.enter_context(_on("server", "server", fed))
         for site in SITES:
             stack.enter_context(_on(site, "site", fed / "sites" / site))
-        _await(lambda: (fed / "processes" / "server.json").is_file())
+        wait_for(lambda: (fed / "processes" / "server.json").is_file())
         fedbraid("deploy", "run", str(fed))
         yield
 
@@ -119,19 +128,15 @@ def _on(host: str, *command: object) -> Iterator[None]:
 def _cut_in_mid_round(fed: Path) -> float:
     """Takes out the cable of a site that was asked and has not answered; the moment of it."""
     while True:
-        asked = _asked(fed)
-        _await(lambda asked=asked: _asked(fed) > max(asked, 1))
+        before = asked(fed)
+        wait_for(lambda before=before: asked(fed) > max(before, 1))
         _cable(CUT, "down")
         cut = time.monotonic()
         time.sleep(1.0)  # what was under way has arrived
-        begin = max(number for number, entry in enumerate(_activity(fed)) if entry["what"] == "round")
-        if not any(entry.get("client") == CUT for entry in _activity(fed)[begin:]):
+        begin = max(number for number, entry in enumerate(activity(fed)) if entry["what"] == "round")
+        if not any(entry.get("client") == CUT for entry in activity(fed)[begin:]):
             return cut
         _cable(CUT, "up")
-
-
-def _asked(fed: Path) -> int:
-    return sum(entry["what"] == "round" for entry in _activity(fed))
 
 
 def _cable(site: str, state: str) -> None:
@@ -146,29 +151,8 @@ def _ip(*command: str) -> None:
     subprocess.run(["ip", *command], check=True)
 
 
-def _activity(fed: Path) -> list[dict[str, Any]]:
-    path = fed / "run" / "activity.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def _events(fed: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (fed / "run" / "events.jsonl").read_text().splitlines()]
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_bytes())
-
-
-def _await(ready: Any) -> None:
-    until = time.monotonic() + PATIENCE
-    while not ready():
-        if time.monotonic() > until:
-            raise SystemExit(f"nothing happened within {PATIENCE:.0f} s")
-        time.sleep(0.05)
-
-
-def _set(settings: Sequence[str]) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
 
 
 if __name__ == "__main__":

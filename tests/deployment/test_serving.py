@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
 pytest.importorskip("cryptography", reason="the extra 'secure' is not installed")
 
-from small_federations import LONGER, SMALL, Node, federation, grid_of
+from small_federations import LONGER, SMALL, Grid, Node, federation, grid_of
 
 from fedbraid import config, runs
 from fedbraid.deployment.commands import add
 from fedbraid.deployment.federation import read
 from fedbraid.deployment.serving import serve
 from fedbraid.errors import StoppedRun, UserError
+from fedbraid.runtimes import flower
 
 EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
 
@@ -80,6 +85,50 @@ def test_a_run_stopped_in_mid_round_goes_on_with_other_processes_everywhere(
         kind for node, kind in again.sent if node == 11
     ].count("train")  # what had come was in the journal
     assert runs.read_results(made.run)["state_sha256"] == whole["state_sha256"]
+
+
+@dataclass
+class Leaving(Grid):
+    """The second site's node leaves when it is first asked, and is another one a moment later."""
+
+    looks: int = 0
+
+    def push_messages(self, messages: Sequence[Any]) -> list[str]:
+        asked = {message.metadata.dst_node_id: message.metadata.message_type for message in messages}
+        if asked.get(11) != "train":
+            return super().push_messages(messages)
+        self.nodes[11].status = "offline"
+        return super().push_messages([message for message in messages if message.metadata.dst_node_id != 11])
+
+    def get_nodes(self) -> list[SimpleNamespace]:
+        self.looks += self.nodes[11].status == "offline"
+        if self.looks == 4:
+            self.nodes[12] = replace(self.nodes[11], status="online")
+        return super().get_nodes()
+
+
+def test_a_node_that_is_lost_and_comes_back_is_asked_again_in_the_same_round(
+    data: Path, tmp_path: Path, whole: dict
+) -> None:
+    made = federation(tmp_path / "fed", data, "rounds.retries=1")
+    grid = Leaving(grid_of(made).nodes)
+    serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    assert grid.looks > 4
+    log = (made.run / "activity.jsonl").read_text()
+    assert "its node has left" in log
+    assert log.count('"again"') == 1
+    assert runs.read_results(made.run)["state_sha256"] == whole["state_sha256"]
+
+
+def test_a_node_that_does_not_come_back_is_waited_for_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = federation(tmp_path / "fed", data, "rounds.retries=3")
+    grid = Leaving(grid_of(made).nodes, looks=5)
+    monkeypatch.setattr(flower, "RETURN", 0.3)
+    with pytest.raises(StoppedRun, match="client south: its node is not connected"):
+        serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    assert 5 < grid.looks < 30
 
 
 def test_a_site_cannot_answer_for_another(data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ by name, a node is the client of that name and no other. The greeting may carry 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +29,8 @@ PULL = 0.05
 """Seconds between two looks for replies."""
 GREETED = 10.0
 """Seconds to wait for the names of new nodes."""
+RETURN = 30.0
+"""Seconds for which a client is waited for whose node has just been lost: what starts it again is on its way."""
 REPLY_CAP = 65536
 """The most bytes of a reply to a greeting that are read."""
 
@@ -68,19 +71,30 @@ class OverGrid:
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
         self._faults: dict[ClientId, str] = {}
+        self._lost: dict[ClientId, float] = {}
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
-        """Answers in the order in which they come; at once a fault for a client without a node."""
+        """Answers in the order in which they come; at once a fault for a client without a node.
+
+        A client whose node was lost a moment ago is asked when it is back, after the others.
+        """
         if round.phase == EVALUATE and self._here:
             yield from self._here.ask(questions, received, round)
             return
-        yield from self._greet()
-        nodes = {client: node for client, node in self._present().items() if client in questions}
-        for client in sorted(questions.keys() - nodes.keys()):
-            yield Answer(client, fault=self._faults.get(client, "its node is not connected"))
-        sent = {nodes[client]: questions[client] for client in sorted(nodes)}
-        for node, reply in self._exchange(sent, QUESTION):
-            yield None if node is None else self._answer(node, reply)
+        left = dict(questions)
+        while left:
+            yield from self._greet()
+            nodes = {client: node for client, node in self._present().items() if client in left}
+            for client in sorted(left.keys() - nodes.keys()):
+                if not self._returns(client):
+                    del left[client]
+                    yield Answer(client, fault=self._faults.get(client, "its node is not connected"))
+            sent = {nodes[client]: left.pop(client) for client in sorted(nodes)}
+            for node, reply in self._exchange(sent, QUESTION) if sent else ():
+                yield None if node is None else self._answer(node, reply)
+            if left:
+                yield None
+                time.sleep(PULL)
 
     def kept(self) -> Tensors:
         """Nothing: parties keep what is theirs at their nodes."""
@@ -155,6 +169,10 @@ class OverGrid:
     def _present(self) -> dict[ClientId, int]:
         return {self._names[node]: node for node in self._owners() if node in self._names}
 
+    def _returns(self, client: ClientId) -> bool:
+        """Whether the node of this client may be back in a moment."""
+        return client not in self._faults and self._clock() < self._lost.get(client, -math.inf) + RETURN
+
     def _exchange(self, sent: Mapping[int, bytes], kind: str) -> Generator[tuple[int | None, Message | None]]:
         """(node, its reply) as replies come; the reply is None where the node has left, the node now and then too."""
         grid = self._connected()
@@ -178,6 +196,7 @@ class OverGrid:
             return Answer(client, unpack(reply))
         except RunError as error:
             del self._names[node]  # one that was set up anew must be greeted again
+            self._lost[client] = self._clock()
             return Answer(client, fault=str(error))
 
     def _connected(self) -> Grid:
