@@ -48,12 +48,7 @@ class Statistic(Mapping[str, Tensor]):
         result = dict(self._tensors)
         for key, tensor in other.items():
             held = result.get(key)
-            if held is not None and held.shape != tensor.shape:
-                raise UserError(
-                    f"cannot add {key!r}: one side has shape {tuple(tensor.shape)}, the sum holds "
-                    f"{tuple(held.shape)}; clients must share one backbone, adapter and stream"
-                )
-            result[key] = tensor if held is None else held + tensor
+            result[key] = tensor if held is None else _fitting(key, held, tensor) + tensor
         return Statistic(result)
 
     def __repr__(self) -> str:
@@ -64,12 +59,32 @@ ZERO = Statistic()
 """The statistic of no data."""
 
 
+class Sum:
+    """A sum as it grows, in place: it takes the memory of one statistic, and has the bits of `+`."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, statistic: Statistic) -> None:
+        """`UserError` where the shapes of a key differ."""
+        for key, tensor in statistic.items():
+            held = self._tensors.get(key)
+            if held is None:
+                self._tensors[key] = tensor.clone()
+            else:
+                _fitting(key, held, tensor).add_(tensor)
+
+    def statistic(self) -> Statistic:
+        """What was added; nothing more is to be added then."""
+        return Statistic(self._tensors)
+
+
 def total(statistics: Iterable[Statistic]) -> Statistic:
     """The sum in the order given; callers that need equal bits give the order of client ids."""
-    result = ZERO
+    result = Sum()
     for statistic in statistics:
-        result = result + statistic
-    return result
+        result.add(statistic)
+    return result.statistic()
 
 
 def select(tensors: Tensors, kind: str) -> dict[str, Tensor]:
@@ -91,6 +106,16 @@ def prefix(tensors: Tensors, kind: str) -> dict[str, Tensor]:
 def without(tensors: Tensors, *kinds: str) -> dict[str, Tensor]:
     """The tensors of all other kinds, under their full names."""
     return {key: tensor for key, tensor in tensors.items() if key.split("/", 1)[0] not in kinds}
+
+
+def _fitting(key: str, held: Tensor, tensor: Tensor) -> Tensor:
+    """What is held under the key, where the tensor can be added to it."""
+    if held.shape != tensor.shape:
+        raise UserError(
+            f"cannot add {key!r}: one side has shape {tuple(tensor.shape)}, the sum holds {tuple(held.shape)}; clients "
+            "must share one backbone, adapter and stream"
+        )
+    return held
 
 
 def _exact(tensor: Tensor) -> Tensor:

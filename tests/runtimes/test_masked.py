@@ -247,14 +247,21 @@ def test_where_nobody_has_samples_nobody_has_reported() -> None:
     assert (dict(outcome.total), outcome.reported, outcome.idle) == ({}, (), ("a", "b", "c", "d"))
 
 
-def test_a_sum_that_cannot_be_is_not_used() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("count", torch.tensor(-5), "count: not below zero: -25"),
+        ("triangle/w", torch.tensor([1.0, 2.0, 1.0]), "triangle/w: no eigenvalue below zero"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_not_used(name: str, value: torch.Tensor, message: str) -> None:
     class False_(Sums):
         def lift(self, shared: Tensors, update: Tensors, round: Round):
-            return type(total := super().lift(shared, update, round))({**total, "count": torch.tensor(-5)})
+            return type(total := super().lift(shared, update, round))({**total, name: value})
 
     transport = Carried(work_of(False_()))
     server = Server(transport._work, transport, rules=LOOSE, gate=Gate(transport._work, Limits()))
-    with pytest.raises(StoppedRun, match=r"the sum of 6 clients cannot be: count: not below zero: -25"):
+    with pytest.raises(StoppedRun, match=f"the sum of 6 clients cannot be: {message}"):
         server.sum(SHARED, ROUND, list(VALUES))
 
 

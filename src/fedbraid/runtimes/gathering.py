@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedbraid.algebra import ZERO, Statistic, Tensors
+from fedbraid.algebra import Statistic, Sum, Tensors
 from fedbraid.core import ClientId, Outcome, Refusal, Round
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.exchange import Answer
@@ -50,7 +50,7 @@ class Gathering:
         self._down = dict[ClientId, int]()
         self._up = dict[ClientId, int]()
         self._values = dict[ClientId, int]()
-        self._total, self._watched = ZERO, ZERO
+        self._total, self._watched = Sum(), Sum()
         self._turn = 0
 
     def missing(self) -> list[ClientId]:
@@ -117,14 +117,14 @@ class Gathering:
 
     def outcome(self, seconds: float) -> Outcome:
         return Outcome(
-            self._total,
+            self._total.statistic(),
             reported=tuple(self.reported()),
             idle=tuple(client for client in self.order if client in self._idle),
             bytes_up=self._ordered(self._up),
             bytes_down=self._ordered(self._down),
             seconds=seconds,
             values_up=self._ordered(self._values),
-            watched=self._watched,
+            watched=self._watched.statistic(),
             refused={client: self._refused[client] for client in self.order if client in self._refused},
             failed={client: self._failed[client] for client in self.order if client in self._failed},
             clipped={client: str(self._clips[client]) for client in self.order if client in self._clips},
@@ -151,10 +151,10 @@ class Gathering:
             update = clipped(update, self._received, self._clips[client])
         phase = self._work.method.phase(self._round)
         if self._work.lift_on == "client":
-            self._total = self._total + Statistic(update)
+            self._total.add(Statistic(update))
             return
-        self._total = self._total + phase.lift(self._received, update, self._round)
-        self._watched = self._watched + phase.watch(self._received, update, self._round)
+        self._total.add(phase.lift(self._received, update, self._round))
+        self._watched.add(phase.watch(self._received, update, self._round))
 
     def _ordered(self, sizes: dict[ClientId, int]) -> dict[ClientId, int]:
         return {client: sizes[client] for client in self.order if client in sizes}

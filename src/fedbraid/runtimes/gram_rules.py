@@ -30,18 +30,24 @@ SQUARES = {"first": "second", "product": "gram"}
 MEASURED = {"product": ("diagonal", "triangle"), "weighted": ("fisher",)}
 """What a product is one with."""
 
+SINGLE = torch.finfo(torch.float32).eps / 2
 
-def grams(entries: Sequence[Named], limits: Limits) -> Iterator[Breach]:
-    """Whether every Gram, whole or by its diagonal, is one of vectors, and of a possible trace."""
+
+def grams(entries: Sequence[Named], limits: Limits, *, error: float = 0.0) -> Iterator[Breach]:
+    """Whether every Gram, whole or by its diagonal, is one of vectors, and of a possible trace.
+
+    `error` is what every number may be off by, beside its rounding; then numbers were fp32 once, whatever they are now.
+    """
     for entry in entries:
         if entry.kind == "diagonal":
             yield from _trace(entry.name, entry.tensor.double().sum().item(), limits)
         elif is_gram(entry):
             unit, least = _rounding(entry.tensor)
+            unit = max(unit, SINGLE) if error else unit
             if _is_square(entry.tensor):
                 yield from _symmetric(entry)
             for gram in _matrices(entry.tensor):
-                yield from _gram(entry.name, gram, limits, unit, least)
+                yield from _gram(entry.name, gram, limits, unit, least + error * len(gram))
 
 
 def sums(entries: Sequence[Named]) -> Iterator[Breach]:

@@ -19,6 +19,7 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.asking import Question
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.exchange import spell
+from fedbraid.runtimes.gram_rules import grams
 from fedbraid.runtimes.limits import PREFIX, Limits, named, samples_of, sizes, whole
 from fedbraid.runtimes.rehearsal import rehearse
 from fedbraid.secure import Layout, Session
@@ -78,10 +79,15 @@ def names_clients(key: str) -> bool:
 
 
 def check_total(total: Statistic, received: Tensors, limits: Limits, clients: int) -> None:
-    """`RunError` for a sum that so many clients cannot have: too large, below zero, counts that are not whole."""
+    """`RunError` for a sum that so many clients cannot have: too large, below zero, counts that are not whole, a Gram
+    that is one of no vectors."""
     wide = replace(limits, samples=limits.samples * clients, trace=limits.trace * clients)
     entries = named(total)
-    breach = next(chain(sizes(entries, received, wide, samples_of(total, wide)), whole(entries)), None)
+    error = clients * 2.0 ** -(FRACTION + 1)
+    found = chain(
+        sizes(entries, received, wide, samples_of(total, wide)), whole(entries), grams(entries, wide, error=error)
+    )
+    breach = next(found, None)
     if breach:
         against = f" (allowed: {breach.limit})" if breach.limit else ""
         raise RunError(

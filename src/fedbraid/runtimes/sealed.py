@@ -11,18 +11,21 @@ from typing import Any
 
 def sealed(facts: Mapping[str, Any], body: bytes) -> bytes:
     """The content of such a file."""
-    rest = json.dumps(facts).encode() + b"\n" + body
-    return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+    line = json.dumps(facts).encode()
+    digest = hashlib.sha256(line + b"\n")
+    digest.update(body)
+    return b"\n".join([digest.hexdigest().encode(), line, body])
 
 
 def opened(path: Path) -> tuple[Mapping[str, Any], bytes] | None:
     """What was sealed in a file; None where there is none, or where it is damaged or cut off."""
     try:
-        digest, _, rest = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(rest).hexdigest().encode() != digest:
+        content = path.read_bytes()
+        begin = content.find(b"\n") + 1
+        if hashlib.sha256(memoryview(content)[begin:]).hexdigest().encode() + b"\n" != content[:begin]:
             return None
-        line, _, body = rest.partition(b"\n")
-        facts = json.loads(line)
+        end = content.find(b"\n", begin)
+        facts, body = json.loads(content[begin:end]), content[end + 1 :]
     except (OSError, ValueError, RecursionError):
         return None
     return (facts, body) if isinstance(facts, dict) else None
