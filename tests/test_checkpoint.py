@@ -108,6 +108,7 @@ def test_the_hash_tells_names_shapes_types_and_values_apart():
     base = {"a": torch.zeros(2, 3)}
     variants = [{"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3).double()}]
     variants.append({"a": torch.tensor([[0.0, 0, 0], [0, 0, -0.0]])})
+    variants += [{"a": torch.zeros(2, 3, dtype=torch.bfloat16)}, {"a": torch.zeros(())}, {"a": torch.zeros(0)}]
     hashes = {checkpoint.state_sha256(State(shared)) for shared in [base, *variants]}
-    assert len(hashes) == 5
+    assert len(hashes) == 8
     assert checkpoint.state_sha256(State(server=base)) not in hashes

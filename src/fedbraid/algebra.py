@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from fedbraid.errors import UserError
@@ -106,6 +107,11 @@ def prefix(tensors: Tensors, kind: str) -> dict[str, Tensor]:
 def without(tensors: Tensors, *kinds: str) -> dict[str, Tensor]:
     """The tensors of all other kinds, under their full names."""
     return {key: tensor for key, tensor in tensors.items() if key.split("/", 1)[0] not in kinds}
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's numbers, of whatever type they are."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _fitting(key: str, held: Tensor, tensor: Tensor) -> Tensor:

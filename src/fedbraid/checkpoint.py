@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedbraid.algebra import Tensors, prefix, select
+from fedbraid.algebra import Tensors, prefix, raw, select
 from fedbraid.core import State
 from fedbraid.errors import RunError, StoppedRun
 
@@ -187,7 +187,7 @@ def state_sha256(state: State) -> str:
     digest = hashlib.sha256()
     for part, tensors in (("shared", state.shared), ("server", state.server)):
         for key in sorted(tensors):
-            value = tensors[key].detach().cpu().contiguous()
+            value = tensors[key]
             digest.update(f"{part}/{key} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.numpy().tobytes())
+            digest.update(raw(value))
     return digest.hexdigest()

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedbraid.algebra import Tensors
+from fedbraid.algebra import Tensors, raw
 from fedbraid.core import ClientId, Round
 from fedbraid.errors import UserError
 
@@ -92,7 +92,7 @@ def digest_of(tensors: Tensors) -> bytes:
     """A hash of names, types, shapes and values."""
     found = hashlib.sha256()
     for key in sorted(tensors):
-        tensor = tensors[key].detach().cpu().contiguous().reshape(-1)
-        found.update(repr((key, str(tensor.dtype), tuple(tensors[key].shape))).encode())
-        found.update(tensor.view(torch.uint8).numpy().data)
+        tensor = tensors[key]
+        found.update(repr((key, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(raw(tensor))
     return found.digest()

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedbraid.algebra import Tensors
+from fedbraid.algebra import Tensors, raw
 from fedbraid.core import ClientId
 
 
@@ -90,8 +90,9 @@ class Delivery:
 
 def digest_of(tensor: Tensor) -> str:
     """A hash of type, shape and values."""
-    header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(header + tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+    found = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=8)
+    found.update(raw(tensor))
+    return found.hexdigest()
 
 
 def digest_of_all(digests: Mapping[str, str]) -> str:
