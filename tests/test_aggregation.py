@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import digit_runs
 import pytest
 from typer.testing import CliRunner
 
@@ -11,17 +12,7 @@ from fedbraid.cli import app
 from fedbraid.errors import UserError
 from fedbraid.reports import records
 
-SMALL = [
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=2",
-    "partition.min_samples=1",
-    "training.rounds=1",
-    "training.epochs=1",
-    "adapter.blocks=0",
-]
+SMALL = [*digit_runs.SMALL, "training.rounds=1", "adapter.blocks=0"]
 
 
 def run(*settings, **results):

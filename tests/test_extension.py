@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from digit_runs import EQUAL, finished
 
 from fedbraid import config, runs
 from fedbraid.errors import UserError
@@ -18,13 +19,6 @@ SMALL = [
     "training.epochs=1",
 ]
 BEGUN, LONGER = ["data.classes=4", "stream.sizes=[2,2]"], ["data.classes=6", "stream.sizes=[2,2,2]"]
-EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
-
-
-def finished(run: runs.Run) -> dict:
-    for _ in run.events():
-        pass
-    return runs.read_results(run.folder)
 
 
 @pytest.fixture(scope="module")

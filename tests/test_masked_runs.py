@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import digit_runs
 import pytest
+from digit_runs import EQUAL
 
 pytest.importorskip("cryptography", reason="the extra 'secure' is not installed")
 
@@ -13,18 +15,8 @@ from fedbraid import config, runs
 from fedbraid.core import EVALUATE
 from fedbraid.errors import UserError
 
-SMALL = [
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=4",
-    "partition.min_samples=1",
-    "training.rounds=2",
-    "training.epochs=1",
-]
+SMALL = [*digit_runs.SMALL, "partition.clients=4"]
 MASKED = [*SMALL, "secure.masked=true"]
-EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
 
 
 def finished(folder: Path, settings: list[str], *, stops: int = 0) -> dict:

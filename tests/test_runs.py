@@ -9,21 +9,12 @@ import os
 import shutil
 
 import pytest
+from digit_runs import EQUAL, finished, small
 
 from fedbraid import checkpoint, config, runs
 from fedbraid.errors import RunError, StoppedRun, UserError
 from fedbraid.reports import records
 
-SMALL = [
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=2",
-    "partition.min_samples=1",
-    "training.rounds=2",
-    "training.epochs=1",
-]
 FILES = {
     "config.toml",
     "environment.json",
@@ -36,24 +27,13 @@ FILES = {
     "report.html",
     "state",
 }
-EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
-
-
-def _settings(*more: str):
-    return config.read("", [*SMALL, *more])
-
-
-def _finish(run) -> dict:
-    for _ in run.events():
-        pass
-    return runs.read_results(run.folder)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A finished run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    _finish(runs.start(_settings(), folder))
+    finished(runs.start(small(), folder))
     return folder
 
 
@@ -71,53 +51,53 @@ def test_a_finished_run_holds_everything(whole):
 
 
 def test_its_configuration_repeats_it(whole, tmp_path):
-    again = _finish(runs.start(config.read(str(whole / "config.toml")), tmp_path / "again"))
+    again = finished(runs.start(config.read(str(whole / "config.toml")), tmp_path / "again"))
     before = runs.read_results(whole)
     assert {key: again[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
 
 
 def test_the_gate_changes_no_number(whole, tmp_path):
-    without = _finish(runs.start(_settings("gate.check=false"), tmp_path / "run"))
+    without = finished(runs.start(small("gate.check=false"), tmp_path / "run"))
     before = runs.read_results(whole)
     assert {key: without[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 4, 7])
 def test_a_run_stopped_after_any_round_ends_with_equal_bits(whole, tmp_path, rounds):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in itertools.islice(run.events(), rounds):
         pass
     with (tmp_path / "run" / "events.jsonl").open("ab") as log:
         log.write(b'{"event": 99, "half a rec')
-    resumed = _finish(runs.resume(tmp_path / "run"))
+    resumed = finished(runs.resume(tmp_path / "run"))
     before = runs.read_results(whole)
     assert {key: resumed[key] for key in EQUAL} == {key: before[key] for key in EQUAL}
     assert len(records.read(tmp_path / "run" / "events.jsonl")) == 8
 
 
 def test_a_damaged_state_costs_one_round_only(whole, tmp_path):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in itertools.islice(run.events(), 4):
         pass
     newest = max((tmp_path / "run" / "state").glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-7])
     resumed = runs.resume(tmp_path / "run")
     assert resumed.start.done == 3
-    assert _finish(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
+    assert finished(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
 
 
 def test_a_flipped_bit_in_the_last_record_costs_one_round_only(whole, tmp_path):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in itertools.islice(run.events(), 4):
         pass
     _flip(tmp_path / "run" / "events.jsonl", -10)
     resumed = runs.resume(tmp_path / "run")
     assert resumed.start.done == 3
-    assert _finish(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
+    assert finished(resumed)["state_sha256"] == runs.read_results(whole)["state_sha256"]
 
 
 def test_a_flipped_bit_in_an_earlier_record_is_named(tmp_path):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in itertools.islice(run.events(), 4):
         pass
     _flip(tmp_path / "run" / "events.jsonl", 20)
@@ -142,7 +122,7 @@ def _flip(path, at):
 
 
 def test_an_unfinished_run_has_a_report(tmp_path):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in itertools.islice(run.events(), 2):
         pass
     assert not runs.read_results(run.folder)["finished"]
@@ -165,19 +145,19 @@ def test_a_damaged_file_is_named_and_written_anew(whole, tmp_path, name):
     with pytest.raises(RunError, match=rf"{name} is damaged"):
         reads[name](tmp_path / "run")
     (tmp_path / "run" / name).unlink()
-    assert _finish(runs.resume(tmp_path / "run"))["state_sha256"] == runs.read_results(whole)["state_sha256"]
+    assert finished(runs.resume(tmp_path / "run"))["state_sha256"] == runs.read_results(whole)["state_sha256"]
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(whole):
     before = sorted(path.stat().st_mtime_ns for path in whole.rglob("*"))
     with pytest.raises(UserError, match="already holds a run: continue it with 'fedbraid resume"):
-        runs.start(_settings(), whole)
+        runs.start(small(), whole)
     assert sorted(path.stat().st_mtime_ns for path in whole.rglob("*")) == before
 
 
 def test_bad_settings_leave_no_folder(tmp_path):
     with pytest.raises(UserError, match=r"stream\.tasks"):
-        runs.start(_settings("stream.tasks=9"), tmp_path / "run")
+        runs.start(small("stream.tasks=9"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -191,14 +171,14 @@ def test_another_library_set_is_refused_unless_forced(whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_state_saved(tmp_path):
-    run = runs.start(_settings("training.lr=1e30"), tmp_path / "run")
+    run = runs.start(small("training.lr=1e30"), tmp_path / "run")
     with pytest.raises(RunError, match=r"client \d.*task 0, train round 0.*[Ll]ower the learning rate"):
-        _finish(run)
+        finished(run)
     assert checkpoint.read(tmp_path / "run" / "state").done == 1
 
 
 def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(whole, tmp_path, monkeypatch):
-    run = runs.start(_settings(), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     events = run.events()
     next(events), next(events)
     with monkeypatch.context() as patch:
@@ -209,12 +189,12 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(whole, tmp_path, monk
         patch.setattr(os, "fsync", full)
         with pytest.raises(StoppedRun, match=r"disk is full.*needs \d+ bytes"):
             next(events)
-    resumed = _finish(runs.resume(tmp_path / "run"))
+    resumed = finished(runs.resume(tmp_path / "run"))
     assert resumed["state_sha256"] == runs.read_results(whole)["state_sha256"]
 
 
 def test_joint_reports_every_task_after_one(tmp_path):
-    results = _finish(runs.start(_settings("method=joint"), tmp_path / "run"))
+    results = finished(runs.start(small("method=joint"), tmp_path / "run"))
     assert [len(row) for row in results["accuracy_matrix"]] == [2]
     assert (results["clients"], results["forgetting"]) == (1, 0.0)
 
@@ -234,18 +214,18 @@ def test_joint_reports_every_task_after_one(tmp_path):
 )
 def test_what_does_not_fit_is_named(tmp_path, more, message):
     with pytest.raises(UserError, match=message):
-        runs.start(_settings(*more), tmp_path / "run")
+        runs.start(small(*more), tmp_path / "run")
 
 
 def test_a_method_for_images_refuses_texts(tmp_path):
     table = "text,label\n" + "".join(f"word {i},{i % 2}\n" for i in range(20))
     (tmp_path / "own.csv").write_text(table)
     with pytest.raises(UserError, match="method 'l2p' knows image data, 'own' is text data"):
-        runs.start(_settings(f"data.name={tmp_path}/own.csv", "data.classes=2", "method=l2p"), tmp_path / "run")
+        runs.start(small(f"data.name={tmp_path}/own.csv", "data.classes=2", "method=l2p"), tmp_path / "run")
 
 
 def test_two_processes_cannot_go_on_with_one_run(tmp_path):
-    events = runs.start(_settings(), tmp_path / "run").events()
+    events = runs.start(small(), tmp_path / "run").events()
     next(events)
     with pytest.raises(UserError, match="another process computes"):
         next(runs.resume(tmp_path / "run").events())
@@ -254,7 +234,7 @@ def test_two_processes_cannot_go_on_with_one_run(tmp_path):
 
 
 def test_whoever_watches_is_told_of_an_early_end(tmp_path):
-    events = runs.start(_settings(), tmp_path / "run").events()
+    events = runs.start(small(), tmp_path / "run").events()
     next(events)
     events.close()
     assert json.loads((tmp_path / "run" / "activity.jsonl").read_text().splitlines()[-1])["what"] == "stopped"

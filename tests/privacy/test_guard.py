@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from digit_runs import small
 
-from fedbraid import config, runs
+from fedbraid import runs
 from fedbraid.core import Round, Task
 from fedbraid.errors import RunError, StoppedRun
 from fedbraid.experiment import build
@@ -16,16 +17,6 @@ from fedbraid.privacy.guard import FILE, Guard
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.server import Server
 
-SMALL = [
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=2",
-    "partition.min_samples=1",
-    "training.rounds=2",
-    "training.epochs=1",
-]
 ROUND = Round(Task(0, (0, 2)), "train", 0, 0)
 GRAM = {"lora_B/a": torch.zeros(3, 2), "triangle/lora_B/a": torch.zeros(10), "count": torch.tensor(9.0)}
 
@@ -45,7 +36,7 @@ class Looking(InProcess):
 
 
 def test_the_report_is_there_before_the_first_upload_of_every_phase(tmp_path: Path) -> None:
-    experiment = build(config.read("", SMALL)).guarded(tmp_path)
+    experiment = build(small()).guarded(tmp_path)
     transport = Looking(experiment.work, experiment.clients, experiment.evaluators)
     transport.folder, transport.seen = tmp_path, []
     for _ in experiment.events(Server(experiment.work, transport)):
@@ -120,7 +111,7 @@ def test_a_gram_of_a_class_needs_samples_of_that_class() -> None:
     [("auto", True, True), ("auto", False, False), ("refuse", False, True), ("allow", True, False)],
 )
 def test_where_small_grams_are_refused(word: str, deployed: bool, refused: bool, tmp_path: Path) -> None:
-    settings = config.read("", [*SMALL, f"privacy.small_grams={word}"])
+    settings = small(f"privacy.small_grams={word}")
     experiment = build(settings).guarded(tmp_path, deployed=deployed)
     server = Server(experiment.work, experiment.here())
     if refused:
@@ -132,7 +123,7 @@ def test_where_small_grams_are_refused(word: str, deployed: bool, refused: bool,
 
 def test_a_run_tells_it_in_its_folder_its_log_and_its_page(tmp_path: Path) -> None:
     heard: list[str] = []
-    run = runs.start(config.read("", SMALL), tmp_path / "run")
+    run = runs.start(small(), tmp_path / "run")
     for _ in replace(run, heard=lambda what, **facts: heard.append(what)).events():
         pass
     assert {entry["phase"] for entry in guards.read(run.folder / FILE)} == {"train", "consolidate", "evaluate"}

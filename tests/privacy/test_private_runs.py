@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from digit_runs import finished, small
 
-from fedbraid import config, protected, runs
+from fedbraid import protected, runs
+from fedbraid.config import Config
 from fedbraid.core import Round, Task
 from fedbraid.errors import RunError, StoppedRun, UserError
 from fedbraid.experiment import build
@@ -26,33 +28,13 @@ from fedbraid.watch.status import watching
 
 pytest.importorskip("dp_accounting", reason="an epsilon needs the extra 'privacy'")
 
-SMALL = [
-    "method.name=fedit",
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=2",
-    "partition.min_samples=1",
-    "training.rounds=2",
-    "training.epochs=1",
-    "training.batch_size=5",
-    "adapter.rank=1",
-    "adapter.blocks=0",
-    "privacy.samples=12",
-    "privacy.epsilon=6",
-]
+PRIVATE = ["method.name=fedit", "training.batch_size=5", "adapter.rank=1", "adapter.blocks=0"]
+PRIVATE += ["privacy.samples=12", "privacy.epsilon=6"]
 COVERED = ("joint", "fedavg", "fedprox", "fedit", "ffa_lora", "rolora", "ties")
 
 
-def _settings(*more: str):
-    return config.read("", [*SMALL, *more])
-
-
-def _finish(run) -> dict:
-    for _ in run.events():
-        pass
-    return runs.read_results(run.folder)
+def private(*more: str) -> Config:
+    return small(*PRIVATE, *more)
 
 
 def _ledger(folder: Path, client: str, task: int) -> Ledger:
@@ -62,7 +44,7 @@ def _ledger(folder: Path, client: str, task: int) -> Ledger:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory) -> Path:
     """A run that was left after the first round of training."""
-    run = runs.start(_settings(), tmp_path_factory.mktemp("private") / "run")
+    run = runs.start(private(), tmp_path_factory.mktemp("private") / "run")
     events = run.events()
     for _ in range(2):
         next(events)
@@ -74,7 +56,7 @@ def begun(tmp_path_factory) -> Path:
 def whole(begun, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(begun, folder)
-    _finish(runs.resume(folder))
+    finished(runs.resume(folder))
     return folder
 
 
@@ -118,28 +100,28 @@ def test_a_run_stopped_in_mid_round_ends_with_the_same_bits_and_pays_nothing_twi
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _finish(replace(runs.resume(folder), heard=stop))
+        finished(replace(runs.resume(folder), heard=stop))
     shutil.rmtree(folder / "journal", ignore_errors=True)  # so that all are asked again
-    found = _finish(runs.resume(folder))
+    found = finished(runs.resume(folder))
     assert found["state_sha256"] == runs.read_results(whole)["state_sha256"]
     for name in ("0", "1"):
         assert _ledger(folder, name, 0) == _ledger(whole, name, 0)
 
 
 def test_the_run_pauses_before_the_budget_is_exceeded(tmp_path: Path) -> None:
-    run = runs.start(_settings("privacy.noise=0.9", "privacy.epsilon=8", "training.rounds=9"), tmp_path / "run")
+    run = runs.start(private("privacy.noise=0.9", "privacy.epsilon=8", "training.rounds=9"), tmp_path / "run")
     assert any("will pause before epsilon exceeds 8" in note for note in run.experiment.notes)
     with pytest.raises(StoppedRun, match="client 0 sits out: the privacy budget is spent"):
-        _finish(run)
+        finished(run)
     told = runs.read_results(run.folder)
     assert not told["finished"]
     assert 0 < told["privacy"]["epsilon"] <= 8
     with pytest.raises(StoppedRun, match="budget is spent"):
-        _finish(runs.resume(run.folder))
+        finished(runs.resume(run.folder))
 
 
 def test_feasibility_is_told_before_the_run(tmp_path: Path) -> None:
-    first, second = build(_settings()).notes
+    first, second = build(private()).notes
     assert first.startswith("private: epsilon 5.9")
     assert "times the largest possible gradient" in second
     assert "samples a client" in second
@@ -169,9 +151,9 @@ def test_methods_are_covered_or_refused_by_name(name: str) -> None:
     ],
 )
 def test_settings_that_are_not_covered_are_refused(settings: list[str], said: str) -> None:
-    given = [one for one in SMALL if "samples=none" not in settings[0] or not one.startswith("privacy.samples")]
+    given = [one for one in PRIVATE if "samples=none" not in settings[0] or not one.startswith("privacy.samples")]
     with pytest.raises(UserError, match=said):
-        build(config.read("", [*given, *(one for one in settings if "none" not in one)]))
+        build(small(*given, *(one for one in settings if "none" not in one)))
 
 
 def test_a_message_that_is_not_covered_stays() -> None:
@@ -183,8 +165,8 @@ def test_a_message_that_is_not_covered_stays() -> None:
 
 
 def test_lorm_with_diagonal_grams_alone_is_paid_for_both(tmp_path: Path) -> None:
-    run = runs.start(_settings("method.name=lorm", "method.all_diagonal=true", "stream.tasks=1"), tmp_path / "run")
-    told = _finish(run)["privacy"]
+    run = runs.start(private("method.name=lorm", "method.all_diagonal=true", "stream.tasks=1"), tmp_path / "run")
+    told = finished(run)["privacy"]
     noise = run.experiment.config.privacy.noise
     assert noise
     counted = Ledger() + Release(noise, 3 * 2, 5 / 12) + Release(4 * noise, 2 + 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import digit_runs
 import pytest
+from digit_runs import EQUAL
 
 pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
 pytest.importorskip("ray", reason="the extra 'flower' is not installed")
@@ -12,17 +14,7 @@ pytest.importorskip("ray", reason="the extra 'flower' is not installed")
 from fedbraid import config, runs
 from fedbraid.errors import StoppedRun
 
-SMALL = [
-    "data.classes=4",
-    "data.train_per_class=10",
-    "data.test_per_class=5",
-    "stream.tasks=2",
-    "partition.clients=3",
-    "partition.min_samples=1",
-    "training.rounds=2",
-    "training.epochs=1",
-]
-EQUAL = ("state_sha256", "faa", "accuracy_matrix", "bytes_up_per_client", "bytes_down_per_client")
+SMALL = [*digit_runs.SMALL, "partition.clients=3"]
 
 
 def test_the_simulation_is_the_run_in_process_also_where_it_is_resumed(tmp_path: Path) -> None:
