@@ -144,7 +144,7 @@ def _beside(path: Any, folder: int | None) -> Any:
 
 def kind_of(path: str) -> str:
     """A path without what differs from round to round and from client to client."""
-    path = re.sub(r"^(clients|holdings)/[^/]+", r"\1/*", path)
+    path = re.sub(r"^(clients|holdings)/[^/]+", r"\1/C", path)
     *folders, name = path.split(os.sep)
     draft = name.endswith(".part")
     name = name.removeprefix(".").removesuffix(".part") if draft else name
