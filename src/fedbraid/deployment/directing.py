@@ -14,10 +14,13 @@ import time
 from fedbraid.deployment.control import ACTIVE, Control
 from fedbraid.deployment.federation import FILE, Federation, read
 from fedbraid.deployment.notes import FINISHED, REFUSED, Wanted, ended, want, wanted
+from fedbraid.deployment.supervising import running
 from fedbraid.errors import RunError, UserError
 
 LOOK, LONGEST = 3.0, 60.0
 """Seconds between two looks, and the most between two attempts."""
+CALM = 30.0
+"""Seconds between two questions to Flower while the run's process lives: one takes half a second of a processor."""
 
 
 class Director:
@@ -26,6 +29,7 @@ class Director:
     def __init__(self, federation: Federation) -> None:
         self._folder = federation.folder
         self._due = 0.0
+        self._calm = 0.0
         self._pause = LOOK
         self._waiting = False
         self._done: str | None = None
@@ -69,6 +73,9 @@ class Director:
         if not now.go_on:
             return
         if now.flower_run is not None:
+            if time.monotonic() < self._calm and running(federation.computing):
+                return
+            self._calm = time.monotonic() + CALM
             status, details = control.run(now.flower_run)
             if status in ACTIVE:
                 return

@@ -82,6 +82,11 @@ class Federation:
         return self.folder / "processes"
 
     @property
+    def computing(self) -> Path:
+        """Which process computes the run."""
+        return self.processes / "app.json"
+
+    @property
     def host(self) -> str:
         return split_address(self.terms.address)[0]
 

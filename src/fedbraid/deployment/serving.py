@@ -6,6 +6,7 @@ time that the server was restarted, a site joined or left, or tasks were added.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from fedbraid.checkpoint import write_durably
 from fedbraid.deployment import greeting
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.notes import FINISHED, PAUSED, REFUSED, end_with
+from fedbraid.deployment.supervising import note_running
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment
 from fedbraid.lock import alone_in
@@ -49,6 +51,7 @@ class _Open:
 
 def serve(grid: Grid, federation: Federation, say: Callable[[str], None] = print) -> None:
     """Runs what is left of the federation's run. How it ended is left in `outcome.json`."""
+    note_running(federation.computing, {"app": os.getpid()})
     try:
         _await_folder(federation.run)
         run = ready(grid, federation)

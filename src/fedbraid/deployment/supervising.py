@@ -89,7 +89,8 @@ def supervise(
                 now = time.monotonic()
                 started = [child for child in children if child.keep(now)]
                 if started:
-                    _note(folder / f"{name}.json", children)
+                    pids = {child.name: child.process.pid for child in children if child.process}
+                    note_running(folder / f"{name}.json", {"supervisor": os.getpid(), **pids})
                 if each:
                     each(now)
                 over.wait(TICK)
@@ -163,11 +164,10 @@ def _started_by(pid: int) -> list[int]:
     return found[1:]
 
 
-def _note(path: Path, children: Sequence[Child]) -> None:
+def note_running(path: Path, pids: Mapping[str, int]) -> None:
     """Writes down what runs; a number alone may be another process's by the time that it is read."""
-    pids = {"supervisor": os.getpid(), **{c.name: c.process.pid for c in children if c.process}}
-    content = {name: {"pid": pid, "began": _began(pid)} for name, pid in pids.items()}
-    write_note(path, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_note(path, {name: {"pid": pid, "began": _began(pid)} for name, pid in pids.items()})
 
 
 def _began(pid: int) -> str:
