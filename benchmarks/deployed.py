@@ -6,8 +6,8 @@
 
 For every method: two tasks over a server and three sites with data of their own; then a third task, of classes that
 the run did not know, laid behind (where the method can go on so). Each is compared with a run in one process that knew
-everything from the start, on the union of the same data. Equal means: the same `state_sha256` and accuracies, and, where
-the server tests, bytes.
+everything from the start, on the union of the same data. Equal means: the same `state_sha256` and accuracies, and
+bytes where the server tests.
 """
 
 from __future__ import annotations
