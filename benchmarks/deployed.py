@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from equal_states import EXTRA
 from federations import (
     BEGUN,
     BYTES,
@@ -37,7 +38,6 @@ from federations import (
 
 from fedbraid.methods import METHODS
 
-EXTRA = {"target": ["method.steps=5", "method.generator_batch=8"]}
 NO_LATER = {"derpp": "its clients keep samples by number"}
 """Methods that refuse a task that nobody knew of, and why."""
 
