@@ -91,7 +91,7 @@ def ran(
     one: Experiment, attack: str = NOBODY, *, robust: Thresholds | None = None, absent: Places = frozenset()
 ) -> Ran | None:
     """None where the run could not be finished."""
-    transport = Attacked(one.here(), ATTACKS.get(attack, honest), ATTACKERS, absent)
+    transport = Attacked(one.here(), one.work, ATTACKS.get(attack, honest), ATTACKERS, absent)
     server = Server(one.work, transport, rules=Rules(quorum=0.5), gate=Gate(one.work), robust=robust)
     try:
         events = [*one.events(server)]

@@ -8,19 +8,32 @@ fedbraid run --method examples/my_method.py:PowerMean
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fedbraid.algebra import Statistic, Tensors, select
-from fedbraid.core import Method
-from fedbraid.merges.base import values
-from fedbraid.methods import About, Options, Setting
-from fedbraid.methods.base import require
-from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.api import (
+    About,
+    Gives,
+    Merge,
+    Method,
+    Options,
+    Setting,
+    Statistic,
+    Tensors,
+    averaging,
+    carried,
+    quantities,
+    require,
+    select,
+    values,
+)
 
 
 @dataclass(frozen=True)
-class Power:
+class Power(Merge):
     """The merge: lift one update into a statistic, solve the sum of all."""
 
     power: float
+
+    def gives(self) -> Gives:
+        return {"weight": quantities.SUM, "sum": quantities.WEIGHTED}
 
     def lift(self, update: Tensors) -> Statistic:
         weight = update["count"].double() ** self.power

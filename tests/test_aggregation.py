@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fedbraid import config, runs
-from fedbraid.aggregation import against, pairs
+from fedbraid.aggregation import against, low_rank, pairs
 from fedbraid.cli import app
 from fedbraid.errors import UserError
+from fedbraid.experiment import build
 from fedbraid.reports import records
 
 SMALL = [*digit_runs.SMALL, "training.rounds=1", "adapter.blocks=0"]
@@ -37,8 +38,8 @@ def test_two_runs_say_what_the_residual_is_worth(exact, plain):
 
 def test_a_bounded_residual_is_not_called_exact_round_by_round():
     for rank, exact in ((0, True), (2, False)):
-        options = config.options(config.read("", ["method=fedex_lora", f"method.residual_rank={rank}"]))
-        assert (options.exact, options.own_merge) == (exact, not exact)
+        found = low_rank(build(config.read("", [*SMALL, "method=fedex_lora", f"method.residual_rank={rank}"])))
+        assert found["low_rank"] == {"both": True, "exact": exact, "own_merge": not exact}
 
 
 @pytest.mark.parametrize(

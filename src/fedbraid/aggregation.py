@@ -29,15 +29,17 @@ Pair = tuple[Config, Mapping[str, Any]]
 def low_rank(experiment: Experiment) -> dict[str, object]:
     """What the report must know of a run with a LoRA or LoRA-XS adapter; nothing of another.
 
-    `both`: whether there are rounds in which clients train both factors, so that averaging them can lose something.
+    `both`: whether there are rounds in which clients train both factors, so that averaging them can lose something;
+    `exact`: whether the merged update is the mean of the updates; `own_merge`: whether a rule loses something else.
     """
-    options = configs.options(experiment.config)
     if experiment.model.adapter.kind not in ("lora", "lora_xs"):
         return {}
     rounds = schedule(experiment.method, experiment.tasks, experiment.config.run.seed)
-    trained = [phase.kinds(round) for round, phase in rounds if isinstance(phase, Train)]
-    both = any({"lora_A", "lora_B"} <= set(kinds) for kinds in trained)
-    return {"low_rank": {"both": both, "exact": options.exact, "own_merge": options.own_merge}}
+    trained = [(phase.kinds(round), phase.merge.loses()) for round, phase in rounds if isinstance(phase, Train)]
+    both = any({"lora_A", "lora_B"} <= set(kinds) for kinds, _ in trained)
+    lost = {loses for _, loses in trained}
+    exact = lost <= ({"nothing"} if both else {"nothing", "cross terms"})
+    return {"low_rank": {"both": both, "exact": exact, "own_merge": "its own" in lost}}
 
 
 def against(run: Pair, other: Pair, name: str) -> dict[str, Any]:

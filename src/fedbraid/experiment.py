@@ -37,11 +37,13 @@ from fedbraid.local.objectives import squared_error
 from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
+from fedbraid.plugins import is_reference
 from fedbraid.privacy.account import Account
 from fedbraid.privacy.guard import Guard, Payment, Tell, tell_nobody
 from fedbraid.privacy.ledger import Budget
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.dry_run import check_method
 from fedbraid.runtimes.exchange import Transport
 from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.inprocess import InProcess
@@ -179,9 +181,11 @@ def build(config: Config, *, partition_file: Path | None = None, site: Site | No
     method = make(options, setting)
     found = Experiment(config, dataset, stream, partition, method, model, clients, evaluators)
     if site is None:
+        if is_reference(config.method["name"]) and config.gate.check:
+            check_method(found.work, found.tasks)
         found = replace(found, notes=robustness.notes(config, len(clients)))
     if config.secure.masked and site is None:
-        masked.check_settings(config, method, found.tasks, sorted(clients))
+        masked.check_settings(config, method, found.tasks, sorted(clients), len(evaluators))
         found = replace(found, notes=(*found.notes, masked.note(config, len(clients), _rules(config))))
     return found if config.privacy.epsilon is None else _private(found, options, setting, told=site is None)
 

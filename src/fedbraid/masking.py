@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedbraid import config as configs
 from fedbraid.config import Config
-from fedbraid.core import ClientId, Method, Task
+from fedbraid.core import EVALUATE, ClientId, Method, Phase, Round, Task
 from fedbraid.engine import schedule
 from fedbraid.errors import UserError
-from fedbraid.methods import METHODS
+from fedbraid.local.training import Training
+from fedbraid.methods import METHODS, Setting, make
+from fedbraid.models import Adapter
 from fedbraid.runtimes.client import Masking
 from fedbraid.runtimes.rules import Rules
 from fedbraid.secure import Layout, Session, new_identity
@@ -25,19 +26,26 @@ def masking(config: Config) -> Masking | None:
     return Masking(values.threshold, _identities(values.identities or {})) if values.masked else None
 
 
-def check_settings(config: Config, method: Method, tasks: Sequence[Task], clients: Sequence[ClientId]) -> None:
+def check_settings(
+    config: Config, method: Method, tasks: Sequence[Task], clients: Sequence[ClientId], evaluators: int
+) -> None:
     """`UserError` where the run cannot be masked, and says why."""
     wanted = masking(config)
     if wanted is None:
         return
     new_identity()  # `UserError` without the extra
-    options = configs.options(config)
-    if not options.sums:
-        able = (name for name, entry in METHODS.items() if entry.about.sums and not entry.about.centralised)
+    rounds = schedule(method, tasks, config.run.seed)
+    own = owned(method, tasks)
+    if own:
         raise UserError(
-            f"secure.masked: method {options.about.name!r} sends what is each client's own ({options.about.travels}), "
-            "and no sum hides that; it may send sums with other options, and these always do: "
-            + ", ".join(sorted(able))
+            f"secure.masked: method {method.name!r} sends what is each client's own ({', '.join(own)}), and no sum "
+            "hides that; it may send sums with other options, and these always do: " + ", ".join(_summable())
+        )
+    exam = _owned([(Round(tasks[0], EVALUATE, 0, config.run.seed), method.evaluate)])
+    if exam and evaluators > 1:
+        raise UserError(
+            f"secure.masked: evaluations send what is each client's own ({', '.join(exam)}), and no sum hides that; "
+            "choose other scores by data.scores, or keep all test samples at the server"
         )
     if wanted.identities and config.partition.kind != "sites":
         raise UserError(
@@ -47,7 +55,7 @@ def check_settings(config: Config, method: Method, tasks: Sequence[Task], client
     missing = sorted({*clients} - wanted.identities.keys()) if wanted.identities else []
     if missing:
         raise UserError(f"secure.identities names no key of client {missing[0]!r}; it takes one of every client")
-    for round, phase in schedule(method, tasks, config.run.seed):
+    for round, phase in rounds:
         cohort = tuple(sorted(phase.cohort(clients, round)))
         if cohort:
             _check_cohort(wanted, cohort)
@@ -63,6 +71,28 @@ def note(config: Config, clients: int, rules: Rules) -> str:
         f"masked sums, threshold {threshold} of {count}, {signed}: the server saw no client's update, so none was "
         "checked by itself, the sums were; nothing is told of how far updates lie apart"
     )
+
+
+def owned(method: Method, tasks: Sequence[Task]) -> list[str]:
+    """What of a method's messages is one client's own, by the beginnings of names; nothing where all of it adds up."""
+    return _owned(schedule(method, tasks, 0))
+
+
+def _owned(rounds: Sequence[tuple[Round, Phase]]) -> list[str]:
+    gives = (phase.gives(round, lifted=True).items() for round, phase in rounds)
+    return sorted({name for some in gives for name, quantity in some if quantity.owned})
+
+
+def _summable() -> list[str]:
+    """The methods that send sums alone, as they are by default."""
+    task = Task(0, (0, 2))
+    found: list[str] = []
+    for name, entry in METHODS.items():
+        options = entry()
+        adapter = options.adapter(Adapter(options.about.adapters[0]))  # pyright: ignore[reportArgumentType]
+        if not options.about.centralised and not owned(make(options, Setting(adapter, Training(), 1)), [task]):
+            found.append(name)
+    return sorted(found)
 
 
 def _check_cohort(wanted: Masking, cohort: tuple[ClientId, ...]) -> None:

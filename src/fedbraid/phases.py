@@ -5,7 +5,8 @@
     serve     a step of the server alone
     evaluate  clients count right answers; the state stays as it is
 
-All have one shape (see `core.Phase`), so the engine and the runtimes do not tell them apart.
+All have one shape (see `core.Phase`), so the engine and the runtimes do not tell them apart. What clients measure is a
+function together with what each of its names is (`Measured`): from it follows what a phase declares (`gives`).
 """
 
 from __future__ import annotations
@@ -17,19 +18,50 @@ from typing import Any, Protocol
 import torch
 
 from fedbraid.algebra import ZERO, Statistic, Tensors, prefix, select, without
-from fedbraid.core import Client, ClientId, Data, Model, Round, State, Task
+from fedbraid.core import KEEP, Client, ClientId, Data, Model, Round, State, Task
+from fedbraid.errors import UserError
 from fedbraid.local.capacities import Capacities
-from fedbraid.local.measures import count_right
+from fedbraid.local.exams import right_answers
 from fedbraid.local.objectives import Objective, cross_entropy
 from fedbraid.local.training import Training, train
 from fedbraid.merges import Merge, deviation
+from fedbraid.quantities import SAMPLES, TRAINING_METRICS, VALUE, Gives
+from fedbraid.wire import declared, placed, undeclared
 
 Cohort = Callable[[Sequence[ClientId], Round], Sequence[ClientId]]
-Measured = Callable[[Model, Tensors, Data, Round], Tensors]
-"""What a client measures on the model with the given values in place."""
 
 BESIDE = "beside"
 """The kind of what adds up beside the merge in a training round."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a client measures on the model with the given values in place, and what each of its names is.
+
+    `UserError` where a declaration gives a name a meaning that it cannot have, and, when clients measure, where the
+    function gives what was not declared. What it returns as `keep/<name>` stays at the client.
+    """
+
+    function: Callable[[Model, Tensors, Data, Round], Tensors]
+    gives: Gives
+
+    def __post_init__(self) -> None:
+        declared(self.gives, f"what {_name_of(self.function)} measures")
+
+    def __call__(self, model: Model, values: Tensors, data: Data, round: Round) -> Tensors:
+        found = self.function(model, values, data, round)
+        strange = undeclared(without(found, KEEP), self.gives)
+        if strange:
+            raise UserError(
+                f"{round}: {_name_of(self.function)} measures {', '.join(map(repr, strange))}, which is not declared; "
+                f"declared are {', '.join(self.gives) or 'no names'}: Measured(function, {{{strange[0]!r}: SUM, ...}})"
+            )
+        return found
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """What an error calls a function: its own name, also behind `functools.partial`."""
+    return getattr(getattr(function, "func", function), "__qualname__", type(function).__name__)
 
 
 def everyone(clients: Sequence[ClientId], _round: Round) -> Sequence[ClientId]:
@@ -62,9 +94,8 @@ def test_samples(client: Client, task: Task) -> Data:
     return client.test(task)
 
 
-def nothing(_model: Model, _shared: Tensors, _data: Data, _round: Round) -> Tensors:
-    """Measures nothing."""
-    return {}
+nothing = Measured(lambda _model, _values, _data, _round: {}, {})
+"""Measures nothing."""
 
 
 def unchanged(_model: Model, state: State, _sums: Tensors, _round: Round) -> State:
@@ -116,6 +147,21 @@ class Train:
     evaluated: bool = True
     covered: bool = False
     """Whether what is measured is released with noise where training is."""
+
+    def __post_init__(self) -> None:
+        name = type(self.merge).__name__
+        if not isinstance(self.merge, Merge):
+            raise UserError(
+                f"the merge {name} does not declare what its statistics hold: let the class derive from Merge, with a "
+                'method gives that returns {"sum": WEIGHTED, ...}, by the beginnings of names'
+            )
+        declared(self.merge.gives(), f"the merge {name}")
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        values = {kind.split("/", 1)[0]: VALUE for kind in self.kinds(round)}
+        sent = self.merge.gives() if lifted else {"count": SAMPLES, **values, **self.measures.gives}
+        beside = {name: quantity.again for name, quantity in placed(BESIDE, self.sums.gives).items()}
+        return {**sent, **TRAINING_METRICS, **beside}
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         trained = train(
@@ -171,7 +217,8 @@ class Measure:
 
     statistic: Measured
     absorb: Callable[[Model, State, Statistic, Round], State] = unchanged
-    lifted: Callable[[Tensors], Statistic] = Statistic
+    additive: Callable[[Tensors], Statistic] = Statistic
+    """The statistic of what was measured, under names of the same quantities."""
     rounds: int = 1
     cohort: Cohort = everyone
     data: Callable[[Client, Task], Data] = train_samples
@@ -180,11 +227,14 @@ class Measure:
     covered: bool = False
     """Whether what is measured is released with noise where training is."""
 
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:  # noqa: ARG002
+        return self.statistic.gives
+
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         return self.statistic(model, shared, data, round)
 
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
-        return self.lifted(update)
+        return self.additive(update)
 
     def watch(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:  # noqa: ARG002
         return ZERO
@@ -208,15 +258,19 @@ def serve(step: Callable[[Model, State, Round], State], *, tasks: Callable[[Task
 class Exam(Protocol):
     """What is counted on test samples, as sums; where classes are told, `correct` and `total` by group are among it."""
 
+    def gives(self) -> Gives:
+        """What each name of it is."""
+        ...
+
     def __call__(self, model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int]) -> Tensors: ...
 
 
 def evaluate(
-    weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None, exam: Exam = count_right
+    weights: Callable[[Tensors], Tensors], offsets: Sequence[int] | None = None, exam: Exam = right_answers
 ) -> Measure:
     """The exam on test samples, by group of classes: the given offsets, or the tasks seen so far."""
 
     def count(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
         return exam(model, weights(shared), data, offsets=offsets or round.task.offsets)
 
-    return Measure(count, data=test_samples, evaluated=False)
+    return Measure(Measured(count, exam.gives()), data=test_samples, evaluated=False)

@@ -21,7 +21,7 @@ from fedbraid.errors import UserError
 from fedbraid.local.objectives import NextToken, Objective, Quadratic, cross_entropy, squared_error
 from fedbraid.methods import About
 from fedbraid.methods.base import among
-from fedbraid.phases import Measure, Train, no_teacher, nobody, nothing, train_samples
+from fedbraid.phases import Measure, Train, no_teacher, nobody, train_samples
 from fedbraid.privacy.accountant import epsilon, noise_multiplier
 from fedbraid.privacy.feasibility import GramPlan, relative_error, statement
 from fedbraid.privacy.ledger import Budget, Ledger, Release
@@ -188,10 +188,10 @@ def _uncovered(phase: Phase) -> str:
             return f"learns from more than single samples ({type(strange[0]).__name__})"
         if phase.teacher is not no_teacher:
             return "learns from a teacher's answers to whole batches"
-        measures = phase.measures is not nothing or phase.sums is not nothing
+        measured = bool(phase.measures.gives or phase.sums.gives)
     else:
-        measures = True
-    if measures and not getattr(phase, "covered", False):
+        measured = True
+    if measured and not getattr(phase, "covered", False):
         return "sends something beside what it trains that noise does not cover (docs/privacy.md says what it covers)"
     return "" if phase.data is train_samples else "reads other samples than those of the task"
 

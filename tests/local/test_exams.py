@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from fedbraid.algebra import Statistic
 from fedbraid.core import Batch, Round, Task
 from fedbraid.evaluation import scores
-from fedbraid.local.exams import Confusion, Numbers
-from fedbraid.local.measures import count_right
+from fedbraid.local.exams import Confusion, Numbers, right_answers
 from fedbraid.local.objectives import Step, squared_error
 
 OFFSETS = (0, 2, 3)
@@ -69,7 +68,7 @@ def test_a_confusion_matrix_is_numbered_by_the_data_set():
     for place, number in enumerate(order):
         for other, told in enumerate(order):
             assert found["confusion"][number, told] == ((data.labels == place) & (said == other)).sum()
-    right = count_right(Echo(), {}, data, offsets=OFFSETS)
+    right = right_answers(Echo(), {}, data, offsets=OFFSETS)
     assert all(torch.equal(found[key], right[key]) for key in ("correct", "total"))
 
 

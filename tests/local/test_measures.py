@@ -10,7 +10,8 @@ from torch import Tensor
 from fedbraid.core import Batch, Data, Round
 from fedbraid.errors import RunError, UserError
 from fedbraid.linalg import expand, from_triangle
-from fedbraid.local.measures import FEATURES, GramOf, Passes, count_right, measure_grams
+from fedbraid.local.exams import RightAnswers, right_answers
+from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
 from fedbraid.models import AdaptedModel
 
 Drawn = Callable[[AdaptedModel], dict[str, Tensor]]
@@ -227,7 +228,7 @@ def test_right_answers_by_group_of_classes(offsets: tuple[int, ...], images: Dat
     labels = torch.randint(0, seen, (300,), generator=draws)
     scores = torch.randn(300, seen, generator=draws) + 2 * torch.nn.functional.one_hot(labels, seen)
     data = type(images)({"x": scores}, labels)
-    counts = count_right(Oracle(), {}, data, offsets=offsets, batch_size=37)
+    counts = RightAnswers(37)(Oracle(), {}, data, offsets=offsets)
     correct, total = [0] * (len(offsets) - 1), [0] * (len(offsets) - 1)
     for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
         group = next(j for j in range(len(total)) if offsets[j] <= label < offsets[j + 1])
@@ -243,7 +244,7 @@ def test_right_answers_of_a_real_model(tiny: AdaptedModel, images: Data, drawn: 
     features = captured(tiny, values, images, FEATURES)
     head = torch.cat([values["head/0"], values["head/1"]]).double()
     predicted = (features @ head[:, :-1].T + head[:, -1]).argmax(1)
-    counts = count_right(tiny, values, images, offsets=(0, 2, 4))
+    counts = right_answers(tiny, values, images, offsets=(0, 2, 4))
     for group, classes in enumerate(((0, 1), (2, 3))):
         inside = (images.labels == classes[0]) | (images.labels == classes[1])
         assert counts["total"][group] == inside.sum()
@@ -254,7 +255,7 @@ def test_no_samples_count_as_none(tiny: AdaptedModel, images: Data, drawn: Drawn
     none = type(images)({key: rows[:0] for key, rows in images.inputs.items()}, images.labels[:0])
     empty = type("Empty", (), {"batches": lambda *_a, **_k: iter(()), "__len__": lambda _s: 0, "client": "x"})()
     assert len(none) == 0
-    assert count_right(tiny, drawn(tiny), empty, offsets=(0, 2, 4))["total"].tolist() == [0, 0]
+    assert right_answers(tiny, drawn(tiny), empty, offsets=(0, 2, 4))["total"].tolist() == [0, 0]
 
 
 def test_batches_carry_what_the_model_reads(images: Data) -> None:

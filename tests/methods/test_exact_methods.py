@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fedbraid.algebra import Tensors, select
-from fedbraid.core import Event
+from fedbraid.core import Event, Task
 from fedbraid.errors import RunError, UserError
+from fedbraid.local.training import Training
+from fedbraid.masking import owned
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
 
@@ -132,9 +134,13 @@ def test_the_deviation_is_told_of_rounds_that_train_both_factors(world: Make) ->
 
 
 def test_options_say_whether_all_that_is_sent_adds_up() -> None:
-    assert not METHODS["fedex_lora"]().sums
-    assert METHODS["fedex_lora"](encoding="dense").sums
-    assert METHODS["fed_talora"](encoding="sketch", sketch_width=8).sums
-    assert METHODS["fed_talora"](residual=False).sums
-    assert not METHODS["flora"]().sums
-    assert METHODS["lorm"]().sums
+    def adds_up(name: str, **options: Any) -> bool:
+        method = make(METHODS[name](**options), Setting(LORA, Training(), 2))
+        return not owned(method, [Task(0, (0, 2))])
+
+    assert not adds_up("fedex_lora")
+    assert adds_up("fedex_lora", encoding="dense")
+    assert adds_up("fed_talora", encoding="sketch", sketch_width=8)
+    assert adds_up("fed_talora", residual=False)
+    assert not adds_up("flora")
+    assert adds_up("lorm")

@@ -15,6 +15,7 @@ from fedbraid.core import Batch, Event, Round, State
 from fedbraid.engine import Start
 from fedbraid.errors import UserError
 from fedbraid.local.objectives import Step
+from fedbraid.masking import owned
 from fedbraid.methods.pilora import PILoRA, affine_rows
 from fedbraid.models import Adapter, load_backbone
 from fedbraid.models.heads import logits
@@ -295,7 +296,7 @@ def test_everything_that_leaves_a_client_is_named(pilora: Make) -> None:
     assert set(update) == {"count", "metric/loss", "metric/samples", "head/0", *factors, *own}
     lifted = method.phases["train"].lift(before.state.shared, update, event.round)
     assert "sum/head/0" not in lifted
-    assert not PILoRA.about.sums
+    assert owned(method, here.stream.tasks) == [f"beside/client/*/{name}" for name in ("count", "first", "prototypes")]
 
 
 @pytest.mark.parametrize("options", [{}, {"sampled": 2}, {"start": "random"}])

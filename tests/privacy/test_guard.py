@@ -14,11 +14,14 @@ from fedbraid.errors import RunError, StoppedRun
 from fedbraid.experiment import build
 from fedbraid.privacy import guard as guards
 from fedbraid.privacy.guard import FILE, Guard
+from fedbraid.quantities import CLASS_GRAM, CLASS_MOMENTS, GRAMS, SAMPLES, VALUE
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.server import Server
 
 ROUND = Round(Task(0, (0, 2)), "train", 0, 0)
 GRAM = {"lora_B/a": torch.zeros(3, 2), "triangle/lora_B/a": torch.zeros(10), "count": torch.tensor(9.0)}
+GIVES = {"lora_A": VALUE, "lora_B": VALUE, "count": SAMPLES, **GRAMS}
+MOMENTS = {**CLASS_MOMENTS, "second": CLASS_GRAM}
 
 
 class Looking(InProcess):
@@ -49,20 +52,20 @@ def test_of_every_kind_of_message_the_worst_is_kept(tmp_path: Path) -> None:
     told: list[dict] = []
     guard = Guard(tmp_path, tell=lambda what, **facts: told.append({"what": what, **facts}))
     for client, samples in (("a", 9), ("b", 30), ("c", 7)):
-        guard.check(GRAM, ROUND, client, samples)
-    guard.check({"lora_A/a": torch.zeros(2, 3)}, ROUND, "a", 9)
+        guard.check(GRAM, GIVES, ROUND, client, samples)
+    guard.check({"lora_A/a": torch.zeros(2, 3)}, GIVES, ROUND, "a", 9)
     first, second = guards.read(tmp_path / FILE)
     assert (first["client"], first["samples"], first["grams"][0]["per_dimension"]) == ("c", 7, 7 / 4)
     assert [part["kind"] for part in second["parts"]] == ["lora_A"]
     assert [(entry["client"], entry["first"]) for entry in told] == [("a", True), ("c", False), ("a", True)]
     again = Guard(tmp_path, tell=lambda what, **facts: told.append(facts))
-    again.check(GRAM, ROUND, "b", 8)
+    again.check(GRAM, GIVES, ROUND, "b", 8)
     assert len(told) == 3, "it goes on where it was"
 
 
 def test_sites_reports_come_together(tmp_path: Path) -> None:
     for client, samples in (("a", 9), ("b", 5)):
-        Guard(tmp_path / "clients" / client).check(GRAM, ROUND, client, samples)
+        Guard(tmp_path / "clients" / client).check(GRAM, GIVES, ROUND, client, samples)
     guard = Guard(tmp_path)
     guard.absorb(tmp_path / "clients")
     (entry,) = guards.read(tmp_path / FILE)
@@ -71,7 +74,7 @@ def test_sites_reports_come_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("{", "["), ('"kind"', '"kinD"'), ('"samples": 9', '"samples": 8')])
 def test_a_damaged_report_is_named(tmp_path: Path, old: str, new: str) -> None:
-    Guard(tmp_path).check(GRAM, ROUND, "a", 9)
+    Guard(tmp_path).check(GRAM, GIVES, ROUND, "a", 9)
     text = (tmp_path / FILE).read_text()
     assert old in text
     (tmp_path / FILE).write_text(text.replace(old, new, 1))
@@ -81,9 +84,9 @@ def test_a_damaged_report_is_named(tmp_path: Path, old: str, new: str) -> None:
 
 def test_a_gram_on_too_few_samples_stays_and_the_refusal_says_why(tmp_path: Path) -> None:
     guard = Guard(tmp_path, refuse=True)
-    guard.check(GRAM, ROUND, "site a", 4)
+    guard.check(GRAM, GIVES, ROUND, "site a", 4)
     with pytest.raises(RunError) as refused:
-        guard.check(GRAM, ROUND, "site a", 3)
+        guard.check(GRAM, GIVES, ROUND, "site a", 3)
     for word in (
         "site a",
         "triangle/lora_B/a",
@@ -96,14 +99,14 @@ def test_a_gram_on_too_few_samples_stays_and_the_refusal_says_why(tmp_path: Path
         assert word in str(refused.value)
     (entry,) = guards.read(tmp_path / FILE)
     assert entry["samples"] == 4, "what stayed has not left"
-    Guard(refuse=True, masked=True).check(GRAM, ROUND, "site a", 1)
+    Guard(refuse=True, masked=True).check(GRAM, GIVES, ROUND, "site a", 1)
 
 
 def test_a_gram_of_a_class_needs_samples_of_that_class() -> None:
     message = {"second": torch.zeros(3, 6), "count": torch.tensor([9.0, 0.0, 2.0])}
     with pytest.raises(RunError, match="on 2 samples"):
-        Guard(refuse=True).check(message, ROUND, "a", 11)
-    Guard(refuse=True).check(message | {"count": torch.tensor([9.0, 0.0, 3.0])}, ROUND, "a", 12)
+        Guard(refuse=True).check(message, MOMENTS, ROUND, "a", 11)
+    Guard(refuse=True).check(message | {"count": torch.tensor([9.0, 0.0, 3.0])}, MOMENTS, ROUND, "a", 12)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from fedbraid.privacy.accountant import epsilon
 from fedbraid.privacy.guard import FILE, Guard, Payment
 from fedbraid.privacy.ledger import RELATION, Budget, Ledger, Release
 from fedbraid.privacy.protection import Protection
+from fedbraid.quantities import MOMENT, SAMPLES, VALUE
 from fedbraid.reports import records
 from fedbraid.watch.status import watching
 
@@ -161,7 +162,9 @@ def test_a_message_that_is_not_covered_stays() -> None:
     payment = Payment(Budget(6.0, 1e-5), protection, lambda client: pytest.fail(client), lambda round: ())
     message = {"lora_B/a": torch.zeros(2, 2), "count": torch.tensor(10.0), "first": torch.zeros(2, 3)}
     with pytest.raises(RunError, match="client a: no private release is known for class moments; nothing was sent"):
-        Guard(payment=payment).check(message, Round(Task(0, (0, 2)), "train", 0, 0), "a", 7)
+        Guard(payment=payment).check(
+            message, {"lora_B": VALUE, "count": SAMPLES, "first": MOMENT}, Round(Task(0, (0, 2)), "train", 0, 0), "a", 7
+        )
 
 
 def test_lorm_with_diagonal_grams_alone_is_paid_for_both(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """What the report says of messages, and the Grams that may not leave."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 
 from fedbraid.errors import UserError
-from fedbraid.privacy import check_gram_samples, what_leaves
-from fedbraid.privacy.kinds import UNKNOWN, kind_of, words
-from fedbraid.privacy.report import LEAST_DIAGONAL
+from fedbraid.local.moments import RIDGE_MOMENTS
+from fedbraid.privacy import check_gram_samples
+from fedbraid.privacy import what_leaves as leaves
+from fedbraid.privacy.report import LEAST_DIAGONAL, Leaving
+from fedbraid.quantities import CLASS_GRAM, CLASS_MOMENTS, GRAMS, RESULTS, SAMPLES, VALUE
+from fedbraid.wire import entries
 
 MESSAGE = {
     "lora_B/blocks.0.fc1": torch.zeros(3072, 4),
@@ -19,6 +24,23 @@ MESSAGE = {
     "head/0": torch.zeros(10, 769),
     "count": torch.tensor(250.0, dtype=torch.float64),
 }
+
+
+GIVES = {
+    **dict.fromkeys(("lora_A", "lora_B", "head"), VALUE),
+    **GRAMS,
+    **RIDGE_MOMENTS,
+    **CLASS_MOMENTS,
+    "second": CLASS_GRAM,
+    "count": SAMPLES,
+    "correct": RESULTS,
+}
+
+
+def what_leaves(message: Mapping[str, Any], **told: Any) -> Leaving:
+    """The report on tensors, or on some of these shapes."""
+    tensors = {name: torch.zeros(part) if isinstance(part, tuple) else part for name, part in message.items()}
+    return leaves(entries(tensors, GIVES), **told)
 
 
 def test_numbers_and_bytes_by_kind() -> None:
@@ -31,9 +53,7 @@ def test_numbers_and_bytes_by_kind() -> None:
     assert "exact number of samples" in parts["count"].discloses
 
 
-def test_shapes_are_as_good_as_tensors() -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in MESSAGE.items()}
-    assert what_leaves(shapes, samples=250) == what_leaves(MESSAGE, samples=250)
+def test_whole_numbers_travel_as_they_are() -> None:
     (part,) = what_leaves({"correct": torch.zeros(3, dtype=torch.int64)}, samples=1).parts
     assert part.bytes == 24
 
@@ -67,20 +87,21 @@ def test_without_noise_it_says_so() -> None:
 
 
 def test_an_epsilon_covers_what_was_noised_and_no_more() -> None:
-    report = what_leaves(MESSAGE, samples=250, noised=["diagonal gram", "gram"], epsilon=1.5, delta=1e-5)
+    report = what_leaves(MESSAGE, samples=250, epsilon=1.5, delta=1e-5)
     assert not report.private
-    assert report.lines()[-2] == "epsilon = 1.5 at delta = 1e-05 (add or remove one sample) for: diagonal gram, gram"
-    assert report.lines()[-1].startswith("not private: no noise on count, head, lora_B;")
-    alone = what_leaves({"diagonal/a": (5,)}, samples=250, noised=["diagonal gram"], epsilon=1.5, delta=1e-5)
+    covered = "for: count, diagonal gram, head, lora_B"
+    assert report.lines()[-2] == f"epsilon = 1.5 at delta = 1e-05 (add or remove one sample) {covered}"
+    assert report.lines()[-1].startswith("not private: no noise on gram;")
+    alone = what_leaves({"diagonal/a": (5,)}, samples=250, epsilon=1.5, delta=1e-5)
     assert alone.private
     assert "not private" not in alone.lines()[-1]
-    endless = what_leaves({"diagonal/a": (5,)}, samples=9, noised=["diagonal gram"], epsilon=float("inf"), delta=1e-5)
+    endless = what_leaves({"diagonal/a": (5,)}, samples=9, epsilon=float("inf"), delta=1e-5)
     assert not endless.private
     assert "protects nobody" in endless.lines()[-1]
 
 
 def test_the_report_is_plain_data() -> None:
-    report = what_leaves(MESSAGE, samples=250, noised=["gram"], epsilon=1.5, delta=1e-5)
+    report = what_leaves(MESSAGE, samples=250, epsilon=1.5, delta=1e-5)
     data = json.loads(json.dumps(report.data()))
     assert data["private"] is False
     assert data["relation"] == "add or remove one sample"
@@ -91,31 +112,6 @@ def test_the_report_is_plain_data() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(UserError, match="without its delta"):
         what_leaves(MESSAGE, samples=1, epsilon=1.0)
-    with pytest.raises(UserError, match="'lora_A', which is said to be noised"):
-        what_leaves(MESSAGE, samples=1, noised=["lora_A"], epsilon=1.0, delta=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "kind"),
-    [
-        ("sum/lora_A/fc", (4, 8), "lora_A"),
-        ("product/lora_A/fc", (4, 8), "product"),
-        ("count", (10,), "class counts"),
-        ("first", (10, 8), "class moments"),
-        ("held/product/2", (10, 8), "class moments"),
-        ("client/7/prototypes", (10, 8), "prototypes"),
-        ("client/7", (), "sender"),
-        ("truth/7", (9,), "test answers"),
-        ("metric/loss", (), "training metrics"),
-    ],
-)
-def test_kinds_of_names(name: str, shape: tuple[int, ...], kind: str) -> None:
-    assert kind_of(name, shape) == kind
-    assert words(kind) != UNKNOWN
-
-
-def test_an_unknown_kind_is_taken_as_disclosing() -> None:
-    assert words(kind_of("mystery/x", (3,))) == UNKNOWN
 
 
 def test_a_gram_on_too_few_samples_is_refused_in_the_clear() -> None:

@@ -12,9 +12,26 @@ from torch import Tensor
 from fedbraid.config import Config
 from fedbraid.core import EVALUATE, Outcome, Refusal, Round, Task
 from fedbraid.linalg import low_rank_plus_diagonal, to_triangle
+from fedbraid.local.exams import Confusion, Numbers
+from fedbraid.local.generation import Written
+from fedbraid.local.moments import RIDGE_MOMENTS
 from fedbraid.local.training import Training
+from fedbraid.merges import FedEx, Fisher, Ties
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
+from fedbraid.phases import Measured
+from fedbraid.quantities import (
+    CLASS_COUNTS,
+    CLASS_GRAM,
+    CLASS_MOMENTS,
+    GRAMS,
+    MOMENT,
+    PRODUCT,
+    SQUARE_GRAM,
+    SUM,
+    TRAINING_METRICS,
+    VALUE,
+)
 from fedbraid.runtimes import gram_rules, limits
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
@@ -23,6 +40,7 @@ from fedbraid.runtimes.limits import Limits
 from fedbraid.testing import image_world
 from fedbraid.testing.malformed import KINDS
 from fedbraid.testing.replay import TWICE, Place, judged, places, recorded, replay
+from fedbraid.wire import Entry, entries, own, samples_behind
 
 ADAPTER = Adapter(rank=2, blocks="0-1")
 PLAN = Training(epochs=1, batch_size=16, lr=1e-3, augment=False)
@@ -136,15 +154,38 @@ def test_names_that_were_sent_are_fit_to_be_shown() -> None:
     assert len(printable("x" * 10**6)) < 250
 
 
-def first_breach(rules: Any) -> str:
+GIVES = {
+    **GRAMS,
+    **RIDGE_MOMENTS,
+    **TRAINING_METRICS,
+    **{name: quantity for some in (Fisher(), FedEx("sketch"), Ties()) for name, quantity in some.gives().items()},
+    "count": CLASS_COUNTS,
+    "first": MOMENT,
+    "second": CLASS_GRAM,
+    "square": SQUARE_GRAM,
+    "head": VALUE,
+    "any": SUM,
+    **{f"beside/{name}": quantity.again for name, quantity in {**CLASS_MOMENTS, **own(CLASS_MOMENTS)}.items()},
+    "product": PRODUCT,
+}
+
+
+def told(tensors: Mapping[str, Tensor]) -> list[Entry]:
+    """The tensors as what their names are declared to be."""
+    found = entries(tensors, GIVES)
+    assert len(found) == len(tensors)
+    return found
+
+
+def first_violation(rules: Any) -> str:
     """The rule that is broken first; nothing where none is."""
-    breach = next(iter(rules), None)
-    return breach.rule if breach else ""
+    violation = next(iter(rules), None)
+    return violation.rule if violation else ""
 
 
 def grams(**tensors: Tensor) -> str:
     sent = Codec().decode(Codec().encode({f"{name}/x": tensor for name, tensor in tensors.items()})).tensors
-    return first_breach(gram_rules.grams(limits.named(sent), Limits()))
+    return first_violation(gram_rules.grams(told(sent), Limits()))
 
 
 @pytest.mark.parametrize("width", [1, 2, 17, 96])
@@ -161,10 +202,10 @@ def test_honest_grams_pass_whatever_their_rank(width: int, samples: int, dtype: 
         parts = {f"{name}/y": t for name, t in zip(names, low_rank_plus_diagonal(gram, 4), strict=True)}
         update = {"triangle/x": to_triangle(gram), "diagonal/z": gram.diagonal(), **parts}
         update |= {"fit/gram": to_triangle(gram), "fit/product/0": x.sum(0)[None], "fit/count": torch.tensor(samples)}
-        sent = limits.named(codec.decode(codec.encode(update)).tensors)
-        assert not first_breach(limits.sizes(sent, {}, rules, samples))
-        assert not first_breach(gram_rules.grams(sent, rules))
-        assert not first_breach(gram_rules.sums(sent))
+        sent = told(codec.decode(codec.encode(update)).tensors)
+        assert not first_violation(limits.sizes(sent, {}, rules, samples))
+        assert not first_violation(gram_rules.grams(sent, rules))
+        assert not first_violation(gram_rules.sums(sent))
 
 
 def test_grams_that_no_data_give_are_refused() -> None:
@@ -179,24 +220,33 @@ def test_grams_that_no_data_give_are_refused() -> None:
     assert grams(triangle=to_triangle(1e18 * eye)) == "a possible trace"
     assert grams(diagonal=torch.full((10,), 2e17)) == "a possible trace"
     assert grams(second=torch.stack([to_triangle(eye), to_triangle(ones - eye)])) == "no eigenvalue below zero"
-    assert grams(gram=eye) == ""
-    assert grams(gram=eye + torch.tensor([[0, 0, 0.1], [0, 0, 0], [0, 0, 0]])) == "a symmetric matrix"
-    assert grams(gram=ones - eye) == "no eigenvalue below zero"
+    assert grams(square=eye) == ""
+    assert grams(square=eye + torch.tensor([[0, 0, 0.1], [0, 0, 0], [0, 0, 0]])) == "a symmetric matrix"
+    assert grams(square=ones - eye) == "no eigenvalue below zero"
+
+
+def test_triangles_of_as_many_classes_as_numbers_are_no_square() -> None:
+    """Six classes of Grams of width three: (6, 6), which is no symmetric matrix."""
+    x = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    second = torch.stack([to_triangle(rows.T @ rows) for rows in x])
+    assert tuple(second.shape) == (6, 6)
+    assert grams(second=second) == ""
+    assert grams(second=second - 100) == "a diagonal that is not below zero"
 
 
 def test_sums_go_with_sums_of_squares() -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     count, first, second = torch.tensor([4.0]), x.sum(0)[None], to_triangle(x.T @ x)[None]
     honest = {"count": count, "first": first, "second": second}
-    assert not first_breach(gram_rules.sums(limits.named(honest)))
-    assert first_breach(gram_rules.sums(limits.named(honest | {"first": first * 100}))) == "a sum that goes with second"
-    assert first_breach(gram_rules.sums(limits.named(honest | {"count": count * 0}))) == "a sum that goes with second"
-    assert not first_breach(gram_rules.sums(limits.named({"count": count, "first": x, "second": x})))  # no triangles
+    assert not first_violation(gram_rules.sums(told(honest)))
+    assert first_violation(gram_rules.sums(told(honest | {"first": first * 100}))) == "a sum that goes with second"
+    assert first_violation(gram_rules.sums(told(honest | {"count": count * 0}))) == "a sum that goes with second"
+    assert not first_violation(gram_rules.sums(told({"count": count, "first": x, "second": x})))  # no triangles
 
 
 def lifted(**tensors: Tensor) -> str:
     update = {f"{name}/x": tensor for name, tensor in tensors.items()}
-    return first_breach(gram_rules.products(limits.named(update), {"x": torch.zeros(1)}, Limits(value=10)))
+    return first_violation(gram_rules.products(told(update), {"x": torch.zeros(1)}, Limits(value=10)))
 
 
 def test_products_of_clients_are_of_possible_values() -> None:
@@ -214,8 +264,10 @@ def test_products_of_clients_are_of_possible_values() -> None:
 
 def numbers(received: dict[str, Tensor], **tensors: Any) -> str:
     update = {name.replace("__", "/"): torch.as_tensor(value) for name, value in tensors.items()}
-    entries, samples = limits.named(update), limits.samples_of(update, Limits())
-    return first_breach([*limits.sizes(entries, received, Limits(), samples), *limits.counts(entries, samples)])
+    found = told(update)
+    samples = samples_behind(found)
+    most = Limits().samples if samples is None else samples
+    return first_violation([*limits.sizes(found, received, Limits(), most), *limits.counts(found, samples)])
 
 
 def test_values_are_no_larger_than_they_may_be() -> None:
@@ -225,11 +277,11 @@ def test_values_are_no_larger_than_they_may_be() -> None:
     assert numbers({"head/0": torch.tensor([1e7])}, head__0=[9e7], count=3.0) == ""  # it was large before
     assert numbers(head, sum__head__0=[2e6, 0], count=3.0) == ""
     assert numbers(head, sum__head__0=[4e6, 0], count=3.0) == "a possible value"
-    assert numbers({}, anything=[1e9], count=3.0) == ""
-    assert numbers({}, anything=[1e11], count=3.0) == "a possible sum over 3 samples"
+    assert numbers({}, any=[1e9], count=3.0) == ""
+    assert numbers({}, any=[1e11], count=3.0) == "a possible sum over 3 samples"
     assert numbers({}, metric__loss=1e30, count=3.0) == ""
     assert numbers({}, fisher__x=[-1e-9]) == "not below zero"
-    assert numbers({}, vectors__x=[1.5]) == "a part of a vector of length one"
+    assert numbers({}, vectors__x=[1.5]) == "a number of size one at most"
 
 
 def test_counts_agree() -> None:
@@ -245,13 +297,17 @@ def test_counts_agree() -> None:
     assert numbers({}, positive_count__head__0=[1.5], count=3.0) == "a whole number"
 
 
+EXAMS = (Confusion((0, 1)), Numbers(ranks=True), Written())
 EXAM = Round(Task(1, (0, 2, 4)), EVALUATE, 0, 0)
 COUNTED = {"correct": torch.tensor([1, 2]), "total": torch.tensor([2, 2])}
 
 
 def examined(**changes: Any) -> Refusal | None:
     """What the gate says of a second evaluator's answer, after an honest one."""
-    gate = Gate(work_of("fedit"))
+    work = work_of("fedit")
+    everything = {name: quantity for exam in EXAMS for name, quantity in exam.gives().items()}
+    evaluate = replace(work.method.evaluate, statistic=Measured(lambda *_: {}, everything))
+    gate = Gate(replace(work, method=replace(work.method, evaluate=evaluate)))
     gate.begin({}, EXAM, ["a", "b"])
     assert gate.refusal("a", COUNTED) is None
     assert gate.oversized("b", 10**9) is None
@@ -276,13 +332,14 @@ def examined(**changes: Any) -> Refusal | None:
         ({"score__bleu": 2.0}, "something that is read with score_samples"),
         ({"score__bleu": [2.0, 1.0], "score_samples": 4}, "the shape of its kind"),
         ({"predicted__b": [2.0, 1.0], "truth__b": [1.0]}, "the shape of truth/b"),
-        ({"predicted__b": [2.0, 1.0], "truth__b": [1.0, 1.0], "own": [[3.0]]}, ""),
+        ({"predicted__b": [2.0, 1.0], "truth__b": [1.0, 1.0]}, ""),
+        ({"own": [[3.0]]}, "a name that is declared"),
         ({"asked__cats": 3, "right__cats": 4}, "at most asked/cats"),
         ({"confusion": [[4, 1], [0, 0]]}, "the samples of total"),
         ({"confusion": [[2], [2]]}, "a square"),
         ({"token_loss": float("nan")}, "finite"),
         ({"tokens": torch.zeros(2, dtype=torch.complex64)}, "numbers of a known type"),
-        ({"triangle__x": torch.zeros(3, 4), "first": torch.zeros(2, 9), "second": torch.zeros(5)}, ""),
+        ({"triangle__x": torch.zeros(3)}, "a name that is declared"),
     ],
 )
 def test_answers_to_evaluations(changes: dict[str, Any], rule: str) -> None:

@@ -19,6 +19,7 @@ from fedbraid.errors import StoppedRun, UserError
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
+from fedbraid.quantities import GRAMS, SUM, Gives
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Answer
@@ -26,12 +27,12 @@ from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.inprocess import InProcess, in_process
 from fedbraid.runtimes.limits import Limits
 from fedbraid.runtimes.masked_client import INPUT
-from fedbraid.runtimes.masked_terms import fraction
 from fedbraid.runtimes.server import Rules, Server
 from fedbraid.secure import Layout, new_identity
 from fedbraid.secure.fixed_point import encode
 from fedbraid.testing.numbers import ROUND, SHARED, Squares, holders, squares
 from fedbraid.testing.worlds import image_world
+from fedbraid.wire import fraction, own
 
 VALUES = {str(c): (c + 0.5, c / 4) for c in range(5)} | {"5": ()}
 """Numbers whose sums and squares are exact in fixed point; the last client has none."""
@@ -44,7 +45,7 @@ Change = Callable[[Mapping[str, str], Answer], Answer | None]
 
 
 class Sums(Squares):
-    """Squares that can be rehearsed."""
+    """Squares of which there can be a dry run."""
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         values = getattr(data, "values", (0.0,) * len(data))
@@ -256,6 +257,9 @@ def test_where_nobody_has_samples_nobody_has_reported() -> None:
 )
 def test_a_sum_that_cannot_be_is_not_used(name: str, value: torch.Tensor, message: str) -> None:
     class False_(Sums):
+        def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+            return {**super().gives(round, lifted=lifted), **GRAMS}
+
         def lift(self, shared: Tensors, update: Tensors, round: Round):
             return type(total := super().lift(shared, update, round))({**total, name: value})
 
@@ -318,12 +322,15 @@ def test_a_masked_run_is_the_clear_one_to_fixed_point(name: str, adapter: Any) -
         return list(run(method, model, world.tasks, server, seed=0, evaluate="task"))
 
     here, hidden = events(lift_on="client"), events(masking=Masking(), limits=Limits())
-    first, masked = next((a.outcome, b.outcome) for a, b in zip(here, hidden, strict=True) if a.outcome.reported)
+    one, other = next((a, b) for a, b in zip(here, hidden, strict=True) if a.outcome.reported)
+    first, masked, gives = one.outcome, other.outcome, method.phase(one.round).gives(one.round, lifted=True)
     assert masked.reported == ("a", "b", "c")
     assert first.total.keys() == masked.total.keys()
     for key, value in first.total.items():
         worst = (value.double() - masked.total[key].double()).abs().max().item()
-        assert worst <= 3 * 2.0 ** -(fraction(key) + 1) + 1e-14 * value.double().abs().max().item(), key
+        bits = fraction(key, gives)
+        assert bits
+        assert worst <= 3 * 2.0 ** -(bits + 1) + 1e-14 * value.double().abs().max().item(), key
     for one, other in zip(here, hidden, strict=True):
         expected, found = (
             torch.cat([v.double().flatten() for v in s.shared.values()]) for s in (one.state, other.state)
@@ -334,6 +341,9 @@ def test_a_masked_run_is_the_clear_one_to_fixed_point(name: str, adapter: Any) -
 
 def test_what_is_one_clients_own_is_no_sum() -> None:
     class Own(Sums):
+        def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+            return {**super().gives(round, lifted=lifted), **own({"x": SUM})}
+
         def lift(self, shared: Tensors, update: Tensors, round: Round):
             return type(total := super().lift(shared, update, round))({**total, "client/a/x": update["x"].sum()})
 

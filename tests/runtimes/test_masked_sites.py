@@ -38,7 +38,7 @@ LOOSE = Rules(quorum=0.5)
 
 
 class Keeping(Squares):
-    """Squares that can be rehearsed, whose clients count the samples that they have seen."""
+    """Squares of which there can be a dry run, whose clients count the samples that they have seen."""
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         values = getattr(data, "values", (0.0,) * len(data))

@@ -17,6 +17,7 @@ from fedbraid.core import Event, Outcome, Round, State, Task
 from fedbraid.errors import StoppedRun, UserError
 from fedbraid.linalg import to_triangle
 from fedbraid.merges import RegMean
+from fedbraid.quantities import GRAMS, SAMPLES, SQUARES, TRAINING_METRICS, VALUE, Gives
 from fedbraid.reports.records import record
 from fedbraid.robustness import check_settings, notes, thresholds
 from fedbraid.runtimes.client import Work
@@ -31,6 +32,7 @@ from fedbraid.runtimes.rules import Rules
 from fedbraid.runtimes.server import Server
 from fedbraid.testing.attacks import ATTACKS, Attacked, honest
 from fedbraid.testing.numbers import Squares, holders, squares
+from fedbraid.wire import entries
 
 MODEL: Any = None
 CLASSES, WIDE = 5, 24
@@ -39,6 +41,7 @@ SHARED = {
     "head/0": torch.randn(CLASSES, WIDE, generator=torch.Generator().manual_seed(7)),
     "lora_B/fc1": torch.zeros(40, 4),
 }
+GIVES = {"count": SAMPLES, "head": VALUE, "lora_B": VALUE, "fisher": SQUARES, **GRAMS, **TRAINING_METRICS}
 CLIENTS = [str(client) for client in range(10)]
 BAD = ("2", "5", "8")
 
@@ -52,6 +55,9 @@ class Sends(Squares):
     def client_update(self, model: Any, shared: Tensors, data: Any, round: Round) -> Tensors:
         assert self.updates
         return self.updates[data.client]
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        return RegMean().gives() if lifted else GIVES
 
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:
         return RegMean().lift(update)
@@ -105,7 +111,7 @@ def served(
     phase = Sends(updates=updates)
     work = Work(squares(phase), MODEL, Codec())
     inner = InProcess(work, holders(dict.fromkeys(updates, (1.0,))), holders({"test": (1.0,)}))
-    transport = Attacked(inner, ATTACKS[attack] if attack else honest, bad)
+    transport = Attacked(inner, work, ATTACKS[attack] if attack else honest, bad)
     return Server(work, transport, rules=Rules(quorum=0.3), robust=robust, journal=Journal(journal), **options)
 
 
@@ -137,7 +143,7 @@ def test_limits_are_floors_or_deviations() -> None:
     spread = 1.4826 * np.median(np.abs(logs - np.log(np.median([*counts.values()]))))
 
     def refused(limits: Thresholds) -> list[str]:
-        compared = Cohort(limits, {}, ROUND)
+        compared = Cohort(limits, {}, ROUND, GIVES)
         for client, sent in cohort.items():
             compared.add(client, sent)
         return [str(refusal) for refusal in compared.verdict().refused.values()]
@@ -176,7 +182,7 @@ def test_nobody_attacks_nothing_changes() -> None:
 def test_no_honest_client_is_refused_whatever_classes_it_holds() -> None:
     for seed in range(60):
         for cohort in (alike(seed), disjoint(seed)):
-            compared = Cohort(Thresholds(), SHARED, ROUND)
+            compared = Cohort(Thresholds(), SHARED, ROUND, GIVES)
             for client, sent in cohort.items():
                 compared.add(client, sent)
             assert not compared.verdict().refused
@@ -265,11 +271,11 @@ def test_above_a_share_all_are_clipped_and_it_is_said() -> None:
 def test_clipping_scales_a_gram_with_its_product() -> None:
     cohort = alike()
     bad = {"triangle/head/0": 1e6 * cohort["1"]["triangle/head/0"]}
-    compared = Cohort(Thresholds(most=0.05), SHARED, ROUND)
+    compared = Cohort(Thresholds(most=0.05), SHARED, ROUND, GIVES)
     for client, sent in cohort.items():
         compared.add(client, {**sent, **bad} if client == "1" else sent)
     verdict = compared.verdict()
-    small = clipped({**cohort["1"], **bad}, SHARED, verdict.clips["1"])
+    small = clipped(entries({**cohort["1"], **bad}, GIVES), SHARED, verdict.clips["1"])
     assert list(verdict.clips) == ["1"]
     lifted, honest_one = RegMean().lift(small), RegMean().lift(cohort["1"])
     ratio = lifted["triangle/head/0"] / honest_one["triangle/head/0"]
@@ -297,7 +303,7 @@ def test_of_few_clients_nobody_is_refused_and_it_is_said_once() -> None:
 def test_facts_do_not_grow_with_the_model() -> None:
     wide = {"lora_B/fc1": torch.zeros(400, 400)}
     sent = {"count": torch.tensor(9.0), "lora_B/fc1": torch.ones(400, 400)}
-    facts = facts_of(sent, wide, ROUND)
+    facts = facts_of(entries(sent, GIVES), wide, ROUND)
     assert facts.moved["lora_B"].sketch.shape == (WIDTH,)
     assert facts.moved["lora_B"].norm == pytest.approx(400)
 
@@ -305,7 +311,7 @@ def test_facts_do_not_grow_with_the_model() -> None:
 def test_a_client_of_a_smaller_rank_is_compared_where_it_has_values() -> None:
     cohort = alike()
     cohort["3"] = {**cohort["3"], "lora_B/fc1": cohort["3"]["lora_B/fc1"][:, :2]}
-    compared = Cohort(Thresholds(), SHARED, ROUND)
+    compared = Cohort(Thresholds(), SHARED, ROUND, GIVES)
     for client, sent in cohort.items():
         compared.add(client, sent)
     assert not compared.verdict().refused
@@ -336,7 +342,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 
 def refused_among(cohort: Mapping[str, Tensors], received: Tensors | None = None) -> list[str]:
-    compared = Cohort(Thresholds(), received or {}, ROUND)
+    compared = Cohort(Thresholds(), received or {}, ROUND, GIVES)
     for client, sent in cohort.items():
         compared.add(client, sent)
     return list(compared.verdict().refused)

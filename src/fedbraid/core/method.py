@@ -10,6 +10,8 @@ from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core.model import Model
 from fedbraid.core.rounds import ClientId, Round, State, Task
 from fedbraid.core.samples import Client, Data
+from fedbraid.errors import RunError
+from fedbraid.quantities import Gives
 
 
 class Phase(Protocol):
@@ -35,6 +37,10 @@ class Phase(Protocol):
     @property
     def data(self) -> Callable[[Client, Task], Data]:
         """Which of a client's samples the round reads."""
+        ...
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        """What a client's update holds, or what its statistic holds once it is lifted, by the beginnings of names."""
         ...
 
     def client_update(self, model: Model, shared: Tensors, data: Data, round: Round) -> Tensors: ...
@@ -63,6 +69,9 @@ class Method:
     predicting: Callable[[Tensors], Tensors]
 
     def phase(self, round: Round) -> Phase:
+        """`RunError` where the method has no phase of that name: rounds are named by servers too."""
+        if round.phase != EVALUATE and round.phase not in self.phases:
+            raise RunError(f"method {self.name!r} has no phase {round.phase!r}; it has {', '.join(self.phases)}")
         return self.evaluate if round.phase == EVALUATE else self.phases[round.phase]
 
 

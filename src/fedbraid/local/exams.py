@@ -1,4 +1,4 @@
-"""Exams: what is counted on test samples where right answers alone do not say how good a model is.
+"""Exams: what is counted on test samples.
 
 What they return adds up over clients; `fedbraid.evaluation.scores` makes numbers of the sum.
 """
@@ -17,8 +17,39 @@ from fedbraid.core import Batch, Data, Model
 from fedbraid.evaluation import moments
 from fedbraid.local.objectives import targets
 from fedbraid.progress import track
+from fedbraid.quantities import ANSWERS, RESULT, RESULTS, Gives
 
 BATCH = 128
+RIGHT: Gives = {"correct": RESULTS, "total": RESULTS}
+"""Right answers and samples, by group of classes."""
+
+
+@dataclass(frozen=True)
+class RightAnswers:
+    """`correct` and `total` test samples by group of classes; group j is `offsets[j] .. offsets[j + 1] - 1`.
+
+    Prediction is the largest logit over all classes seen, without task identity.
+    """
+
+    batch_size: int = BATCH
+
+    def gives(self) -> Gives:
+        return RIGHT
+
+    def __call__(self, model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int]) -> dict[str, Tensor]:
+        groups = len(offsets) - 1
+        correct, total = torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, dtype=torch.int64)
+        edges = torch.tensor(offsets[1:-1], dtype=torch.int64)
+        for logits, batch in _answers(model, weights, data, self.batch_size):
+            predicted, labels = logits.argmax(1).cpu(), batch.labels.cpu()
+            group = torch.bucketize(labels, edges, right=True)
+            total += torch.bincount(group, minlength=groups)
+            correct += torch.bincount(group[predicted == labels], minlength=groups)
+        return {"correct": correct, "total": total}
+
+
+right_answers = RightAnswers()
+"""The exam of a classification."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,9 @@ class Confusion:
     """
 
     order: tuple[int, ...]
+
+    def gives(self) -> Gives:
+        return {**RIGHT, "confusion": RESULTS}
 
     def __call__(self, model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int]) -> dict[str, Tensor]:
         size = len(self.order)
@@ -59,6 +93,10 @@ class Numbers:
 
     ranks: bool
 
+    def gives(self) -> Gives:
+        """Sums; every single answer where ranks need them."""
+        return {"moment": RESULT, **(dict.fromkeys(("predicted", "truth"), ANSWERS) if self.ranks else {})}
+
     def __call__(
         self,
         model: Model,
@@ -75,10 +113,10 @@ class Numbers:
         return found
 
 
-def _answers(model: Model, weights: Tensors, data: Data) -> Iterator[tuple[Tensor, Batch]]:
+def _answers(model: Model, weights: Tensors, data: Data, size: int = BATCH) -> Iterator[tuple[Tensor, Batch]]:
     """(logits in fp32, batch) of all samples."""
     with torch.no_grad():
         model.load(weights)
         model.train(False)
-        for batch in track(data.batches(BATCH, device=model.device), "evaluation", -(-len(data) // BATCH)):
+        for batch in track(data.batches(size, device=model.device), "evaluation", -(-len(data) // size)):
             yield model.logits(model.features(batch.inputs).float()), batch

@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from fedbraid.algebra import Tensors, prefix
 from fedbraid.core import IGNORED, Batch, Data, Model
 from fedbraid.errors import UserError
+from fedbraid.local.exams import RIGHT
 from fedbraid.local.text_scores import is_right, measure
 from fedbraid.models.language import LanguageModel, next_tokens
 from fedbraid.progress import track
+from fedbraid.quantities import RESULT, RESULTS, TOKENS, Gives
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Written:
     max_new_tokens: int = 128
     batch_size: int = 16
     beams: int = 1
+
+    def gives(self) -> Gives:
+        counts = dict.fromkeys(("right", "asked", "score_samples"), RESULTS)
+        return {**RIGHT, **counts, **dict.fromkeys(("score", "token_loss"), RESULT), "tokens": TOKENS}
 
     def __call__(self, model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int]) -> dict[str, Tensor]:
         if not isinstance(model, LanguageModel):

@@ -1,4 +1,4 @@
-"""What a client measures on its data: Gram matrices of layer inputs, counts of right answers.
+"""What a client measures on its data: Gram matrices of layer inputs.
 
 A Gram is accumulated in fp64 in the form that is needed and no larger: a diagonal as a sum of squares, a projected Gram
 `sum (A x)(A x)^T` from r-vectors, a full one only where it is asked for. What is measured of a value is the Gram of the
@@ -158,26 +158,3 @@ def _travelling(gram: GramOf, total: Tensor) -> Mapping[str, Tensor]:
         return {f"triangle/{gram.key}": to_triangle(total)}
     vectors, values, diagonal = low_rank_plus_diagonal(total, gram.rank)
     return {f"vectors/{gram.key}": vectors, f"values/{gram.key}": values, f"diagonal/{gram.key}": diagonal}
-
-
-def count_right(
-    model: Model, weights: Tensors, data: Data, *, offsets: Sequence[int], batch_size: int = 128
-) -> dict[str, Tensor]:
-    """`correct` and `total` test samples by group of classes; group j is `offsets[j] .. offsets[j + 1] - 1`.
-
-    Prediction is the largest logit over all classes seen, without task identity.
-    """
-    groups = len(offsets) - 1
-    correct, total = torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, dtype=torch.int64)
-    edges = torch.tensor(offsets[1:-1], dtype=torch.int64)
-    with torch.no_grad():
-        model.load(weights)
-        model.train(False)
-        batches = data.batches(batch_size, device=model.device)
-        for batch in track(batches, "evaluation", -(-len(data) // batch_size)):
-            predicted = model.logits(model.features(batch.inputs).float()).argmax(1).cpu()
-            labels = batch.labels.cpu()
-            group = torch.bucketize(labels, edges, right=True)
-            total += torch.bincount(group, minlength=groups)
-            correct += torch.bincount(group[predicted == labels], minlength=groups)
-    return {"correct": correct, "total": total}

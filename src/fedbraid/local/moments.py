@@ -14,8 +14,13 @@ from fedbraid.algebra import Tensors
 from fedbraid.core import Data, Model, Round
 from fedbraid.linalg import to_triangle
 from fedbraid.progress import track
+from fedbraid.quantities import GRAM, MOMENT, SAMPLES, Gives
+from fedbraid.wire import placed
 
 BATCH = 128
+_PART: Gives = {"count": SAMPLES, "gram": GRAM, "product": MOMENT}
+RIDGE_MOMENTS: Gives = {**placed("fit", _PART), **placed("held", _PART)}
+"""What `ridge_moments` gives."""
 
 
 def class_moments(model: Model, weights: Tensors, data: Data, round: Round, *, second: bool) -> dict[str, Tensor]:

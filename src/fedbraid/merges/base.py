@@ -9,17 +9,28 @@ An update names tuned values by their state keys (`head/0`, `lora_A/<layer>`, ..
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from fedbraid.algebra import Statistic, Tensors
-from fedbraid.merges.grams import FORMS
+from fedbraid.quantities import MEASURES, Gives
 
-MEASURED = (*FORMS, "fisher", "client")
+MEASURED = tuple(name.split("/", 1)[0] for name in MEASURES)
 """The kinds of what is measured about a value, and of what says whose an update is."""
+Loss = Literal["nothing", "cross terms", "its own"]
 
 
+@runtime_checkable
 class Merge(Protocol):
-    """One rule of merging clients' updates."""
+    """One rule of merging clients' updates. A rule of one's own derives from it."""
+
+    def gives(self) -> Gives:
+        """What a statistic holds, by the beginnings of names."""
+        ...
+
+    def loses(self) -> Loss:
+        """What the merged low-rank update is away from the mean of the clients': nothing, the products of different
+        clients' factors, as where factors are averaged, or something of the rule's own."""
+        return "its own"
 
     def lift(self, update: Tensors) -> Statistic:
         """The statistic of one client's update."""
@@ -30,6 +41,10 @@ class Merge(Protocol):
         ...
 
 
-def values(update: Tensors) -> list[str]:
-    """The keys of an update's tuned values: everything but the count and what was measured."""
-    return [key for key in update if key != "count" and key.split("/", 1)[0] not in MEASURED]
+def values(update: Tensors, measured: Gives | None = None) -> list[str]:
+    """The keys of an update's tuned values: everything but the count and what was measured.
+
+    `measured` is what a method measures beside what every merge knows.
+    """
+    kinds = {"count", *MEASURED, *(measured or {})}
+    return [key for key in update if key.split("/", 1)[0] not in kinds]

@@ -19,6 +19,7 @@ Differs from the public code: R is never formed as a matrix but under `dense`, a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,22 +29,38 @@ from fedbraid.algebra import Statistic, Tensors, select
 from fedbraid.errors import RunError
 from fedbraid.low_rank import Factors, probes, residual, sketch, unsketch
 from fedbraid.merges import gathered
+from fedbraid.merges.base import Loss, Merge
 from fedbraid.merges.mean import Mean
+from fedbraid.quantities import SENDERS, SKETCH, UPDATE_PRODUCT, Gives
 
 RESIDUAL = "residual"
 ROUNDING = 1e-13
 """What singular values of a sketch are zero beside its size, in fp64."""
 Encoding = Literal["factors", "sketch", "dense"]
+_SENT: Mapping[Encoding, Gives] = {
+    "factors": gathered.GIVES,
+    "sketch": {"senders": SENDERS, "columns": SKETCH, "rows": SKETCH},
+    "dense": {"senders": SENDERS, "product": UPDATE_PRODUCT},
+}
 
 
 @dataclass(frozen=True)
-class FedEx:
+class FedEx(Merge):
     """The mean of every value; of low-rank factors also `residual_B/<layer>` and `residual_A/<layer>`, whose product
     is what the mean loses, or `residual/<layer>` under `dense`. All of a trained scale of one."""
 
     encoding: Encoding = "factors"
     width: int = 0
     """Of a sketch."""
+    bound: int = 0
+    """On the rank of the residual that is kept at once (see `methods.residuals`); 0 bounds nothing."""
+
+    def gives(self) -> Gives:
+        return {**Mean().gives(), **_SENT[self.encoding]}
+
+    def loses(self) -> Loss:
+        """Nothing; with a bound what it cuts off, until later rounds bring it."""
+        return "its own" if self.bound else "nothing"
 
     def lift(self, update: Tensors) -> Statistic:
         mean = Mean().lift({key: value for key, value in update.items() if not key.startswith(gathered.CLIENT)})

@@ -21,15 +21,20 @@ from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors, select
 from fedbraid.errors import RunError
+from fedbraid.merges.base import Merge
 from fedbraid.merges.mean import Mean
+from fedbraid.quantities import FISHER_PRODUCT, SQUARES, Gives
 
 
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(Merge):
     """The Fisher-weighted mean of every value that has a Fisher, the mean of the others."""
 
     floor: float = 1e-6
     """Relative to the mean of the summed Fisher; at 0 only entries that are zero everywhere are averaged."""
+
+    def gives(self) -> Gives:
+        return {**Mean().gives(), "fisher": SQUARES, "weighted": FISHER_PRODUCT}
 
     def lift(self, update: Tensors) -> Statistic:
         statistic: dict[str, Tensor] = dict(Mean().lift(update))

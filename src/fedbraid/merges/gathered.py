@@ -16,9 +16,12 @@ from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors, prefix, select
 from fedbraid.low_rank import Factors
+from fedbraid.quantities import SAMPLES, VALUE
+from fedbraid.wire import own
 
 CLIENT = "client"
 FACTORS = ("lora_A", "lora_B")
+GIVES = own({"count": SAMPLES, **dict.fromkeys(FACTORS, VALUE)})
 
 
 def signature(client: str) -> dict[str, Tensor]:
@@ -29,8 +32,8 @@ def signature(client: str) -> dict[str, Tensor]:
 def lift(update: Tensors) -> Statistic:
     """The update's factors under the name of its sender."""
     (client,) = select(update, CLIENT)
-    own = {key: value for key, value in update.items() if key.split("/", 1)[0] in (*FACTORS, "count")}
-    return Statistic(prefix(own, f"{CLIENT}/{client}"))
+    factors = {key: value for key, value in update.items() if key.split("/", 1)[0] in (*FACTORS, "count")}
+    return Statistic(prefix(factors, f"{CLIENT}/{client}"))
 
 
 def weights(total: Tensors) -> Tensor:

@@ -13,12 +13,19 @@ from dataclasses import dataclass
 
 from fedbraid.algebra import Statistic, Tensors, select
 from fedbraid.errors import RunError
-from fedbraid.merges.base import values
+from fedbraid.merges.base import Loss, Merge, values
+from fedbraid.quantities import SAMPLES, WEIGHTED, Gives
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Merge):
     """The mean of the clients' values, weighted by their sample counts."""
+
+    def gives(self) -> Gives:
+        return {"count": SAMPLES, "sum": WEIGHTED}
+
+    def loses(self) -> Loss:
+        return "cross terms"
 
     def lift(self, update: Tensors) -> Statistic:
         count = update["count"].double()

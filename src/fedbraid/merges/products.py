@@ -21,13 +21,21 @@ from torch import Tensor
 from fedbraid.algebra import Statistic, Tensors, without
 from fedbraid.low_rank import Factors, split, stacked
 from fedbraid.merges import gathered
+from fedbraid.merges.base import Loss, Merge
 from fedbraid.merges.fedex import RESIDUAL
 from fedbraid.merges.mean import Mean
+from fedbraid.quantities import Gives
 
 
 @dataclass(frozen=True)
-class Stack:
+class Stack(Merge):
     """`residual_B/<layer>` and `residual_A/<layer>`, whose product is the mean update; the mean of everything else."""
+
+    def gives(self) -> Gives:
+        return {**Mean().gives(), **gathered.GIVES}
+
+    def loses(self) -> Loss:
+        return "nothing"
 
     def lift(self, update: Tensors) -> Statistic:
         return _lift(update)
@@ -40,10 +48,13 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Merge):
     """The best factors of the mean update that the rank allows; the mean of everything else."""
 
     rank: int
+
+    def gives(self) -> Gives:
+        return Stack().gives()
 
     def lift(self, update: Tensors) -> Statistic:
         return _lift(update)

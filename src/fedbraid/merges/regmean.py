@@ -30,15 +30,20 @@ from fedbraid.algebra import Statistic, Tensors
 from fedbraid.errors import RunError
 from fedbraid.linalg import right_solve
 from fedbraid.merges import grams, parts
+from fedbraid.merges.base import Merge
 from fedbraid.merges.mean import Mean
+from fedbraid.quantities import GRAMS, PRODUCT, Gives
 
 
 @dataclass(frozen=True)
-class RegMean:
+class RegMean(Merge):
     """Closed-form merge of every value that has a Gram, the mean of the others."""
 
     ridge: float = 1e-6
     """Relative to the mean diagonal entry of the summed Gram; must be above 0 where a Gram may be singular."""
+
+    def gives(self) -> Gives:
+        return {**Mean().gives(), **GRAMS, "product": PRODUCT}
 
     def lift(self, update: Tensors) -> Statistic:
         statistic: dict[str, Tensor] = dict(Mean().lift(update))

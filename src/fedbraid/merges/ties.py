@@ -21,15 +21,20 @@ import torch
 from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors, select
-from fedbraid.merges.base import values
+from fedbraid.merges.base import Merge, values
 from fedbraid.merges.mean import Mean
+from fedbraid.quantities import SIGN_COUNTS, SIGNED_CHANGES, Gives
 
 
 @dataclass(frozen=True)
-class Ties:
+class Ties(Merge):
     """The merge of changes: `keep` is the share of entries that survive trimming, over all values of a client."""
 
     keep: float = 0.2
+
+    def gives(self) -> Gives:
+        changes = dict.fromkeys(("positive", "negative"), SIGNED_CHANGES)
+        return {**Mean().gives(), **changes, **dict.fromkeys(("positive_count", "negative_count"), SIGN_COUNTS)}
 
     def lift(self, update: Tensors) -> Statistic:
         count = update["count"].double()

@@ -16,7 +16,7 @@ from fedbraid.algebra import Tensors
 from fedbraid.core import ClientId, Method, Model, Round, State
 from fedbraid.errors import UserError
 from fedbraid.local.capacities import Capacities
-from fedbraid.local.measures import count_right
+from fedbraid.local.exams import right_answers
 from fedbraid.local.objectives import Objective, cross_entropy
 from fedbraid.local.training import Training
 from fedbraid.models.adapters import Adapter
@@ -39,14 +39,8 @@ class About:
     """Whether clients may learn numbers in place of classes."""
     mixed_ranks: bool = False
     """Whether its clients may train low-rank factors of different ranks and scales."""
-    sums: bool = True
-    """Whether everything it sends adds up, so that a secure sum can compute it."""
     centralised: bool = False
     """Whether it trains on all data in one place, as an upper bound."""
-    exact: bool = False
-    """Whether the merged low-rank update is the mean of the clients' updates, also where both factors are trained."""
-    own_merge: bool = False
-    """Whether low-rank factors are merged by a rule that loses something else than plain means do."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Setting:
     """The groups of classes to report accuracy by; the tasks seen so far where nothing is given."""
     objective: Objective = cross_entropy
     """What clients train on."""
-    exam: Exam = count_right
+    exam: Exam = right_answers
     """What is counted on test samples."""
 
     @property
@@ -80,21 +74,6 @@ class Options(Protocol):
     """The options of one method."""
 
     about: ClassVar[About]
-
-    @property
-    def sums(self) -> bool:
-        """Whether all that these options send adds up (see `About.sums`)."""
-        return self.about.sums
-
-    @property
-    def exact(self) -> bool:
-        """Whether these options aggregate low-rank updates exactly (see `About.exact`)."""
-        return self.about.exact
-
-    @property
-    def own_merge(self) -> bool:
-        """Whether these options merge low-rank factors by a rule of their own (see `About.own_merge`)."""
-        return self.about.own_merge
 
     @property
     def without_residual(self) -> Options | None:

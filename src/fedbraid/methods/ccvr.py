@@ -27,7 +27,8 @@ from fedbraid.merges.gaussians import draw, gaussian
 from fedbraid.methods.base import About, Options, Setting, model_values, require
 from fedbraid.methods.fedavg import averaging, carried
 from fedbraid.models.heads import join, logits
-from fedbraid.phases import Measure
+from fedbraid.phases import Measure, Measured
+from fedbraid.quantities import CLASS_GRAM, CLASS_MOMENTS
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class CCVR(Options):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("lr", "temperature"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        calibrate = Measure(_moments, self._calibrate, cohort=setting.cohort)
+        calibrate = Measure(
+            Measured(_moments, {**CLASS_MOMENTS, "second": CLASS_GRAM}), self._calibrate, cohort=setting.cohort
+        )
         return carried(self.about.name, setting, {"train": averaging(setting), "calibrate": calibrate})
 
     def _calibrate(self, model: Model, state: State, total: Statistic, round: Round) -> State:

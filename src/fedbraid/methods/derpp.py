@@ -26,7 +26,8 @@ from fedbraid.core import KEEP, Data, Method, Model, Round
 from fedbraid.local.objectives import Step
 from fedbraid.methods.base import About, Options, Setting, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
-from fedbraid.phases import Measure
+from fedbraid.phases import Measure, Measured
+from fedbraid.quantities import SAMPLES
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class DERpp(Options):
             kinds=lambda _round: (*kinds, "head"),
             objectives=(setting.objective, self._rehearse),
         )
-        remember = Measure(self._remember, cohort=setting.cohort, evaluated=False)
+        remember = Measure(Measured(self._remember, {"count": SAMPLES}), cohort=setting.cohort, evaluated=False)
         return carried(self.about.name, setting, {"train": train, "remember": remember})
 
     def _rehearse(self, step: Step) -> Tensor:

@@ -26,7 +26,8 @@ from fedbraid.local.fisher import measure_fisher
 from fedbraid.local.objectives import Quadratic
 from fedbraid.methods.base import About, Options, Setting, among, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
-from fedbraid.phases import Measure
+from fedbraid.phases import Measure, Measured
+from fedbraid.quantities import SAMPLES, SQUARES
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class EWC(Options):
 
         phases = {
             "train": replace(averaging(setting), objectives=objectives),
-            "fisher": Measure(fisher, anchor, cohort=setting.cohort, evaluated=False),
+            "fisher": Measure(
+                Measured(fisher, {"count": SAMPLES, "fisher": SQUARES}), anchor, cohort=setting.cohort, evaluated=False
+            ),
         }
         return carried(self.about.name, setting, phases)

@@ -16,6 +16,8 @@ from fedbraid.merges import FedEx, Merge, gathered
 from fedbraid.methods import residuals
 from fedbraid.methods.base import Options, Setting, require
 from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.phases import Measured
+from fedbraid.quantities import OWNER
 
 Absorb = Callable[[Model, State, Tensors, Round], State]
 
@@ -31,21 +33,6 @@ class ResidualOptions(Options):
     residual_rank: int = 0
     """A bound on the rank of a round's residual; what is cut is carried on. 0 bounds nothing."""
 
-    @property
-    def sums(self) -> bool:
-        """Factors one by one are no sum."""
-        return self.encoding != "factors"
-
-    @property
-    def exact(self) -> bool:
-        """Round by round only without a bound: what a bound cuts comes in later rounds."""
-        return self.residual_rank == 0
-
-    @property
-    def own_merge(self) -> bool:
-        """With a bound on the residual."""
-        return self.residual_rank > 0
-
     def restored(self, setting: Setting) -> Method:
         """The method with its residual; `UserError` for options that do not go together."""
         require(self.residual_rank >= 0, "residual_rank", self.residual_rank, "must not be negative; 0 bounds nothing")
@@ -53,7 +40,7 @@ class ResidualOptions(Options):
         require(not sketched or self.sketch_width > 0, "sketch_width", self.sketch_width, "a sketch needs a width")
         bounded = self.residual_rank > 0
         require(not bounded or self.encoding != "dense", "residual_rank", self.residual_rank, "needs factors or sketch")
-        merge = FedEx(self.encoding, self.sketch_width)
+        merge = FedEx(self.encoding, self.sketch_width, self.residual_rank)
         return with_residuals(self.about.name, setting, merge, bound=self.residual_rank)
 
 
@@ -76,6 +63,9 @@ def with_residuals(
     return carried(name, setting, {"train": train}, weights=residuals.weights)
 
 
-def signed(_model: Model, _held: Tensors, data: Data, _round: Round) -> Tensors:
-    """Says whose the update is, where factors of different clients stay apart."""
+def _signature(_model: Model, _held: Tensors, data: Data, _round: Round) -> Tensors:
     return gathered.signature(data.client)
+
+
+signed = Measured(_signature, {"client/*": OWNER})
+"""Says whose the update is, where factors of different clients stay apart."""

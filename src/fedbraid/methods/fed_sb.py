@@ -33,8 +33,10 @@ from fedbraid.local.gradients import measure_gradients
 from fedbraid.low_rank import Factors, probes, unsketch
 from fedbraid.methods.base import About, Options, Setting, model_values, require
 from fedbraid.methods.fedavg import averaging, carried
-from fedbraid.phases import Measure, first_task, serve
+from fedbraid.phases import Measure, Measured, first_task, serve
+from fedbraid.quantities import GRADIENT, SAMPLES, SUM
 
+SKETCH = SUM.saying("linear images of the gradient of the loss, from which it is recovered", "gradient")
 ROUNDING = 1e-6
 """What of a sketch is rounding, relative to its norm: it travels in fp32."""
 
@@ -63,7 +65,6 @@ class FedSB(Options):
         adapters=("lora_xs",),
         modalities=("image", "text", "language"),
         numbers=True,
-        exact=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -80,6 +81,7 @@ class FedSB(Options):
     def _first_step(self, setting: Setting) -> dict[str, Phase]:
         """Gradients, and B, R and A from them; where nobody has samples of the first task, from the weights."""
         width = self.sketch_width or 4 * setting.adapter.rank + 8
+        sent = {"gradient": GRADIENT} if self.first_step == "adamw" else {"columns": SKETCH, "rows": SKETCH}
 
         def gradients(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
             return measure_gradients(
@@ -103,7 +105,13 @@ class FedSB(Options):
             return State(shared, state.server)
 
         return {
-            "gradients": Measure(gradients, settle, cohort=setting.cohort, tasks=first_task, evaluated=False),
+            "gradients": Measure(
+                Measured(gradients, {"count": SAMPLES, **sent}),
+                settle,
+                cohort=setting.cohort,
+                tasks=first_task,
+                evaluated=False,
+            ),
             "adapter": serve(_ensure_core, tasks=first_task),
         }
 

@@ -42,25 +42,8 @@ class FedTaLoRA(ResidualOptions):
         adapters=("lora",),
         modalities=("image", "text", "language"),
         numbers=True,
-        sums=False,
         mixed_ranks=True,
-        exact=True,
     )
-
-    @property
-    def exact(self) -> bool:
-        """With the whole residual alone."""
-        return self.residual and super().exact
-
-    @property
-    def sums(self) -> bool:
-        """Without the residual everything adds up."""
-        return not self.residual or super().sums
-
-    @property
-    def own_merge(self) -> bool:
-        """With a bound on the residual."""
-        return self.residual and super().own_merge
 
     @property
     def without_residual(self) -> Options | None:

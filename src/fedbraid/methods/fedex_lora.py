@@ -36,9 +36,7 @@ class FedExLoRA(ResidualOptions):
         adapters=("lora",),
         modalities=("image", "text", "language"),
         numbers=True,
-        sums=False,
         mixed_ranks=True,
-        exact=True,
     )
 
     @property

@@ -23,6 +23,8 @@ from fedbraid.local.moments import class_moments
 from fedbraid.local.objectives import Step
 from fedbraid.methods.base import About, Options, Setting, model_values, require
 from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.phases import Measured
+from fedbraid.quantities import CLASS_MOMENTS
 
 PROTOTYPE = "prototype"
 
@@ -49,7 +51,7 @@ class FedProto(Options):
         train = replace(
             averaging(setting),
             objectives=(setting.objective, self._to_prototypes),
-            sums=_class_sums,
+            sums=Measured(_class_sums, CLASS_MOMENTS),
             absorb=_prototypes,
         )
         return carried(self.about.name, setting, {"train": train})

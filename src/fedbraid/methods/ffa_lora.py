@@ -32,7 +32,6 @@ class FFALoRA(Options):
         modalities=("image", "text", "language"),
         numbers=True,
         mixed_ranks=True,
-        exact=True,
     )
 
     def build(self, setting: Setting) -> Method:

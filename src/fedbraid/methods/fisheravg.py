@@ -20,6 +20,8 @@ from fedbraid.local.fisher import measure_fisher
 from fedbraid.merges import Fisher
 from fedbraid.methods.base import About, Options, Setting, head_of, model_values, require, tuned
 from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.phases import Measured
+from fedbraid.quantities import SQUARES
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class FisherAvg(Options):
         citation="Matena and Raffel, NeurIPS 2022",
         travels="tuned values, their diagonal Fisher, sample count",
         adapters=("full", "lora", "none"),
-        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -51,5 +52,5 @@ class FisherAvg(Options):
             weights, trained = model_values(shared), (*kinds, head_of(round))
             return measure_fisher(model, weights, trained, data, round, samples=self.samples, labels="model")
 
-        train = replace(averaging(setting), merge=Fisher(self.floor), measures=fisher)
+        train = replace(averaging(setting), merge=Fisher(self.floor), measures=Measured(fisher, {"fisher": SQUARES}))
         return carried(self.about.name, setting, {"train": train})

@@ -36,9 +36,7 @@ class FlexLoRA(Options):
         adapters=("lora",),
         modalities=("image", "text", "language"),
         numbers=True,
-        sums=False,
         mixed_ranks=True,
-        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:

@@ -36,9 +36,7 @@ class FLoRA(Options):
         adapters=("lora",),
         modalities=("image", "text", "language"),
         numbers=True,
-        sums=False,
         mixed_ranks=True,
-        exact=True,
     )
 
     def build(self, setting: Setting) -> Method:

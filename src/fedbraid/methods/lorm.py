@@ -38,7 +38,8 @@ from fedbraid.methods import lorm_memory as memory
 from fedbraid.methods.base import About, Options, Setting, examined, head_of, require
 from fedbraid.methods.lorm_kinds import LORA, Kind, kind_of
 from fedbraid.methods.task_memory import TASK, begin, require_unit_scale
-from fedbraid.phases import Measure, Train, serve
+from fedbraid.phases import Measure, Measured, Train, serve
+from fedbraid.quantities import GRAMS
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ class LoRM(Options):
         citation="Salami et al., ICLR 2025, arXiv 2410.17961",
         travels="one low-rank factor, its right Gram, head and its Gram, sample count",
         adapters=("lora", "vera", "lora_xs", "ia3"),
-        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -91,15 +91,15 @@ class LoRM(Options):
             merge=RegMean(self.ridge),
             objectives=(setting.objective,),
             weights=_current_task,
-            measures=partial(self._round_grams, kind, passes),
+            measures=Measured(partial(self._round_grams, kind, passes), GRAMS),
             cohort=setting.cohort,
             covered=covered,
         )
         # Everyone with samples of the task is asked: a cohort drawn anew might have none, and the task would be lost.
         consolidate = Measure(
-            partial(self._task_grams, kind, passes),
+            Measured(partial(self._task_grams, kind, passes), GRAMS),
             partial(self._consolidate, kind),
-            lifted=memory.additive,
+            additive=memory.additive,
             covered=covered,
         )
         predicting = partial(memory.predicting, kind=kind)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -34,12 +35,22 @@ from fedbraid.algebra import Statistic, Tensors, prefix, select, without
 from fedbraid.core import Data, Method, Model, Phase, Round, State
 from fedbraid.local.moments import class_moments
 from fedbraid.local.objectives import Step
-from fedbraid.merges import Mean
+from fedbraid.merges import Mean, Merge
+from fedbraid.merges.base import Loss
 from fedbraid.merges.prototypes import reweighted
 from fedbraid.methods.base import About, Options, Setting, among, examined, head_of, require
 from fedbraid.methods.task_memory import FACTORS, begin, finish, finished, require_unit_scale, summed
 from fedbraid.models.adapters import Adapter
-from fedbraid.phases import Measure, Train, serve
+from fedbraid.phases import Measure, Measured, Train, serve
+from fedbraid.quantities import CLASS_MOMENTS, VALUE, Gives
+from fedbraid.wire import own
+
+PROTOTYPES = replace(
+    VALUE.saying("one feature vector of every class, near the client's mean of that class", "prototypes"),
+    compared="size",
+    clipped="nothing",
+)
+"""Prototypes as they travel: tuned values, of which nothing was received under the same name."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,6 @@ class PILoRA(Options):
         citation="Guo et al., ECCV 2024, arXiv 2401.02094",
         travels="both low-rank factors, sample count; each client's prototypes, class sums of features, counts",
         adapters=("lora",),
-        sums=False,
     )
 
     def adapter(self, given: Adapter) -> Adapter:
@@ -92,12 +102,14 @@ class PILoRA(Options):
             merge=_MeanOfFactors(),
             weights=lambda shared, _round: _weights(shared),
             objectives=(self._nearest, self._compact, self._orthogonal),
-            sums=_own_prototypes,
+            sums=Measured(_own_prototypes, own({"prototypes": PROTOTYPES, **CLASS_MOMENTS})),
             absorb=self._reweight,
             cohort=setting.cohort,
         )
         means: dict[str, Phase] = {
-            "means": Measure(_class_sums, _start_at_means, cohort=setting.cohort, evaluated=False)
+            "means": Measure(
+                Measured(_class_sums, CLASS_MOMENTS), _start_at_means, cohort=setting.cohort, evaluated=False
+            )
         }
         return Method(
             name=self.about.name,
@@ -136,8 +148,14 @@ class PILoRA(Options):
 
 
 @dataclass(frozen=True)
-class _MeanOfFactors:
+class _MeanOfFactors(Merge):
     """The mean of everything but the head, whose rows are gathered beside the merge."""
+
+    def gives(self) -> Gives:
+        return Mean().gives()
+
+    def loses(self) -> Loss:
+        return "cross terms"
 
     def lift(self, update: Tensors) -> Statistic:
         return Mean().lift(without(update, "head"))
@@ -187,8 +205,8 @@ def _start_at_means(_model: Model, state: State, total: Statistic, round: Round)
 def _own_prototypes(model: Model, shared: Tensors, data: Data, round: Round) -> Tensors:
     """What the server needs of this client by itself, under names that no other client uses."""
     prototypes = shared[head_of(round)][:, :-1]
-    own = {"prototypes": prototypes, **_class_sums(model, shared, data, round)}
-    return prefix(own, f"client/{data.client}")
+    sent = {"prototypes": prototypes, **_class_sums(model, shared, data, round)}
+    return prefix(sent, f"client/{quote(data.client, safe='')}")
 
 
 def _gathered(sums: Tensors) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,8 @@ from fedbraid.local.measures import FEATURES, GramOf, Passes, measure_grams
 from fedbraid.merges import RegMean as Merge
 from fedbraid.methods.base import About, Options, Setting, head_of, model_values, require
 from fedbraid.methods.fedavg import averaging, carried
+from fedbraid.phases import Measured
+from fedbraid.quantities import GRAMS
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class RegMean(Options):
         citation="Jin et al., ICLR 2023",
         travels="tuned values, Gram of every linear layer, sample count",
         adapters=("full", "lora", "none"),
-        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:
@@ -72,7 +73,7 @@ class RegMean(Options):
                     wanted.append(GramOf(f"lora_B/{layer}", layer, projection=first, off_diagonal=self.off_diagonal))
             return measure_grams(model, model_values(shared), data, round, wanted=wanted, passes=Passes(1))
 
-        train = replace(averaging(setting), merge=Merge(self.ridge), measures=grams)
+        train = replace(averaging(setting), merge=Merge(self.ridge), measures=Measured(grams, GRAMS))
         return carried(self.about.name, setting, {"train": train})
 
     def _gram(self, key: str, layer: str) -> GramOf:

@@ -15,11 +15,11 @@ from torch import Tensor
 from fedbraid.algebra import Statistic, Tensors, prefix, select
 from fedbraid.core import Data, Method, Model, Phase, Round, State
 from fedbraid.linalg import from_triangle
-from fedbraid.local.moments import ridge_moments
+from fedbraid.local.moments import RIDGE_MOMENTS, ridge_moments
 from fedbraid.merges.ridge import Moments, choose_ridge, ridge_head
 from fedbraid.methods.base import Options, Setting, examined, model_values, require
 from fedbraid.models.random_features import projection
-from fedbraid.phases import Measure, first_task, serve
+from fedbraid.phases import Measure, Measured, first_task, serve
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Candidates, relative to the mean diagonal entry of the Gram. Below them the rounding of the wire would count."""
@@ -66,7 +66,7 @@ def ridge_phases(setting: Setting, *, size: int, ridges: Sequence[float], held_o
         return State({**state.shared, "projection": projection(round.derive("projection"), size)}, state.server)
 
     drawn = {"project": serve(project, tasks=first_task)} if size else {}
-    return {**drawn, "ridge": Measure(moments, solve, cohort=setting.cohort)}
+    return {**drawn, "ridge": Measure(Measured(moments, RIDGE_MOMENTS), solve, cohort=setting.cohort)}
 
 
 def _added(server: Tensors, total: Tensors) -> dict[str, Tensor]:

@@ -34,7 +34,6 @@ class RoLoRA(Options):
         modalities=("image", "text", "language"),
         numbers=True,
         mixed_ranks=True,
-        exact=True,
     )
 
     def build(self, setting: Setting) -> Method:

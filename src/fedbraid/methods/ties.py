@@ -32,7 +32,6 @@ class Ties(Options):
         travels="change of the tuned values, sample count",
         adapters=("full", "lora"),
         numbers=True,
-        own_merge=True,
     )
 
     def build(self, setting: Setting) -> Method:

@@ -22,18 +22,17 @@ from fedbraid.checkpoint import write_durably
 from fedbraid.core import EVALUATE, ClientId, Data, Round
 from fedbraid.errors import RunError, StoppedRun, UserError
 from fedbraid.privacy.account import Account
-from fedbraid.privacy.kinds import VALUES, kind_of
 from fedbraid.privacy.ledger import RELATION, Budget, Release
 from fedbraid.privacy.protection import KEY, Protection, as_tensor
 from fedbraid.privacy.report import LEAST_DIAGONAL, Leaving, check_gram_samples, what_leaves
+from fedbraid.quantities import Gives
+from fedbraid.wire import Entry, entries, undeclared
 
 FILE = "privacy.json"
 """The report, in a run's folder or a site's own."""
-PUBLIC_COUNT = "count"
-"""The kind of a number that is declared in private work, in place of the true one."""
 WORD = 'privacy.small_grams = "allow"'
 
-Entry = Mapping[str, Any]
+Reported = Mapping[str, Any]
 Tell = Callable[..., None]
 
 
@@ -98,12 +97,21 @@ class Guard:
         self._spend({"epsilon": found, "client": client, "task": round.task.index, **_terms(paying)})
         return data.remembering({**data.memory, KEY: as_tensor(key)})
 
-    def check(self, sent: Tensors, round: Round, client: ClientId, samples: int) -> None:
-        """Writes down what this message discloses; `RunError` where it may not leave, or cannot be written down."""
+    def check(self, sent: Tensors, gives: Gives, round: Round, client: ClientId, samples: int) -> None:
+        """Writes down what this message discloses; `RunError` where it may not leave, or cannot be written down.
+
+        `gives` says what its tensors are; what it says nothing of stays.
+        """
+        found = entries(sent, gives)
+        if len(found) < len(sent):
+            raise RunError(
+                f"client {client}: nothing is declared of {', '.join(undeclared(sent, gives))}, so that what it "
+                "discloses is not known; nothing was sent"
+            )
         if self._payment is not None and self.private(round):
-            leaving = self._covered(sent, client, samples, self._payment)
+            leaving = self._covered(found, client, samples, self._payment)
         else:
-            leaving = what_leaves(sent, samples=samples, masked=self._masked)
+            leaving = what_leaves(found, samples=samples, masked=self._masked)
             if self._refuse:
                 _check_grams(leaving, client)
         self._note([_entry(leaving, round, client)])
@@ -115,23 +123,16 @@ class Guard:
         for found in map(spent, paths):
             self._spend(found)
 
-    def _covered(self, sent: Tensors, client: ClientId, samples: int, paying: Payment) -> Leaving:
+    def _covered(self, found: Sequence[Entry], client: ClientId, samples: int, paying: Payment) -> Leaving:
         """The report on a private message; `RunError` where a part of it is not covered."""
-        kinds = {kind_of(name, tuple(tensor.shape)) for name, tensor in sent.items()}
-        strange = sorted(kinds - {*VALUES, "diagonal gram", PUBLIC_COUNT})
+        strange = sorted({entry.label for entry in found if entry.quantity.released == "nothing"})
         if strange:
             raise RunError(f"client {client}: no private release is known for {', '.join(strange)}; nothing was sent")
         return what_leaves(
-            sent,
-            samples=samples,
-            masked=self._masked,
-            noised=kinds - {PUBLIC_COUNT},
-            public=kinds & {PUBLIC_COUNT},
-            epsilon=self._epsilon[client],
-            delta=paying.budget.delta,
+            found, samples=samples, masked=self._masked, epsilon=self._epsilon[client], delta=paying.budget.delta
         )
 
-    def _spend(self, found: Entry | None) -> None:
+    def _spend(self, found: Reported | None) -> None:
         """Writes down and tells what is spent, where it is the most so far."""
         if found is None or (self._spent and found["epsilon"] <= self._spent["epsilon"]):
             return
@@ -139,9 +140,9 @@ class Guard:
         self._write()
         self._tell("privacy", **{key: found[key] for key in ("client", "epsilon", "delta")})
 
-    def _note(self, entries: Sequence[Entry]) -> None:
-        changed: dict[tuple[str, ...], Entry] = {}
-        for entry in entries:
+    def _note(self, reported: Sequence[Reported]) -> None:
+        changed: dict[tuple[str, ...], Reported] = {}
+        for entry in reported:
             known = {**self._entries, **changed}.get(_kind(entry))
             if known is None or _few(entry) < _few(known):
                 changed[_kind(entry)] = entry
@@ -161,12 +162,12 @@ class Guard:
             write_durably(self._path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read(path: Path) -> list[Entry]:
+def read(path: Path) -> list[Reported]:
     """What a file says has left; nothing where there is none, `RunError` where it is damaged."""
     return list(_content(path)["messages"])
 
 
-def spent(path: Path) -> Entry | None:
+def spent(path: Path) -> Reported | None:
     """The most that a file says is spent, and by what; None where nothing is private."""
     return _content(path)["spent"]
 
@@ -189,7 +190,7 @@ def _digest(said: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def short(entry: Entry) -> str:
+def short(entry: Reported) -> str:
     """A kind of message in one line."""
     samples = f"{entry['samples']:,} sample{'s' if entry['samples'] != 1 else ''}"
     told = f"{entry['phase']}: {', '.join(_kinds(entry))}, of {samples} of client {entry['client']}"
@@ -203,32 +204,32 @@ def short(entry: Entry) -> str:
     return f"{told}; {_privacy(entry)}"
 
 
-def _privacy(entry: Entry) -> str:
+def _privacy(entry: Reported) -> str:
     if entry["private"]:
         return f"epsilon {entry['epsilon']:.4g} at delta {entry['delta']:g}"
     return "no noise, so not private" if entry["epsilon"] is None else "not private: noise on a part alone"
 
 
-def _terms(paying: Payment) -> Entry:
+def _terms(paying: Payment) -> Reported:
     """Of what the spent epsilon is a part, and what it is one of."""
     budget = paying.budget
     words = {"relation": RELATION, "mechanism": paying.protection.words()}
     return {"budget": budget.epsilon, "delta": budget.delta, **words}
 
 
-def _entry(leaving: Leaving, round: Round, client: ClientId) -> Entry:
+def _entry(leaving: Leaving, round: Round, client: ClientId) -> Reported:
     return {"phase": round.phase, "client": client, "task": round.task.index, "round": round.index, **leaving.data()}
 
 
-def _kind(entry: Entry) -> tuple[str, ...]:
+def _kind(entry: Reported) -> tuple[str, ...]:
     return (entry["phase"], *_kinds(entry))
 
 
-def _kinds(entry: Entry) -> list[str]:
+def _kinds(entry: Reported) -> list[str]:
     return [part["kind"] for part in entry["parts"]]
 
 
-def _few(entry: Entry) -> tuple[float, int]:
+def _few(entry: Reported) -> tuple[float, int]:
     """How few samples are behind a message: for its Grams, and in all."""
     return min(map(_share, entry["grams"]), default=float("inf")), entry["samples"]
 

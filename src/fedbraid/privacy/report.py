@@ -8,15 +8,15 @@ tokens of a sample are one person's, so samples count here and not tokens, thoug
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from fedbraid.errors import UserError
-from fedbraid.privacy.kinds import kind_of, words
 from fedbraid.privacy.ledger import RELATION
+from fedbraid.wire import Entry, width
 
 LEAST_DIAGONAL = 20
 """The fewest samples of a diagonal Gram in clear mode.
@@ -90,11 +90,11 @@ class Leaving:
 
     def _gram_lines(self) -> list[str]:
         found: list[str] = []
-        for kind, width in sorted({(gram.kind, gram.width) for gram in self.grams}):
-            same = [gram for gram in self.grams if (gram.kind, gram.width) == (kind, width)]
+        for kind, size in sorted({(gram.kind, gram.width) for gram in self.grams}):
+            same = [gram for gram in self.grams if (gram.kind, gram.width) == (kind, size)]
             least = min(gram.samples for gram in same)
-            short = " (fewer samples than dimensions)" if least < width else ""
-            found.append(f"  {len(same)} x {kind} of width {width}: {least / width:.3g} samples a dimension{short}")
+            short = " (fewer samples than dimensions)" if least < size else ""
+            found.append(f"  {len(same)} x {kind} of width {size}: {least / size:.3g} samples a dimension{short}")
         return found
 
     def _privacy_lines(self) -> list[str]:
@@ -111,52 +111,51 @@ class Leaving:
 
 
 def what_leaves(
-    message: Mapping[str, Tensor | Sequence[int]],
+    found: Sequence[Entry],
     *,
     samples: int,
     tokens: int | None = None,
     masked: bool = False,
-    noised: Collection[str] = (),
-    public: Collection[str] = (),
     epsilon: float | None = None,
     delta: float | None = None,
 ) -> Leaving:
-    """The report on one planned message, given as tensors or as their shapes.
+    """The report on one planned message, as `wire.entries` tells its tensors apart.
 
-    `noised` are the kinds (see `kinds.kind_of`) that are released with noise, what is `public` does not depend on the
-    samples; `epsilon` at `delta` is what the client's ledger says after the message. Bytes are those on the wire: 4 a
-    number, 8 for a single one and an integer.
+    `epsilon` at `delta` is what the client's ledger says after the message; it covers the quantities that private mode
+    releases. Bytes are those on the wire: 4 a number, 8 for a single one and an integer.
 
-    >>> what_leaves({"lora_B/fc1": (8, 2), "count": ()}, samples=100).lines()[-1]
+    >>> import torch
+    >>> from fedbraid.quantities import VALUE
+    >>> from fedbraid.wire import entries
+    >>> what_leaves(entries({"lora_B/fc1": torch.zeros(8, 2)}, {"lora_B": VALUE}), samples=100).lines()[-1]
     'not private: no noise'
     """
     if (epsilon is None) != (delta is None):
         raise UserError("an epsilon says nothing without its delta: give both or neither")
-    shapes = {name: _shape(value) for name, value in message.items()}
-    unknown = sorted(set(noised) - {kind_of(name, shape) for name, shape in shapes.items()})
-    if unknown:
-        raise UserError(f"no tensor of the message is of the kind {unknown[0]!r}, which is said to be noised")
-    by_kind: dict[str, list[str]] = {}
-    for name, shape in shapes.items():
-        by_kind.setdefault(kind_of(name, shape), []).append(name)
-    parts = [
-        Part(
-            kind,
-            tuple(names),
-            sum(math.prod(shapes[name]) for name in names),
-            sum(_bytes(message[name], shapes[name]) for name in names),
-            (kind in noised or kind in public) and epsilon is not None,
-            PUBLIC if kind in public else words(kind),
-        )
-        for kind, names in sorted(by_kind.items())
-    ]
+    kinds: dict[str, list[Entry]] = {}
+    for entry in found:
+        kinds.setdefault(entry.label, []).append(entry)
+    parts = [_part(label, kinds[label], private=epsilon is not None) for label in sorted(kinds)]
     grams = [
-        GramRows(name, kind_of(name, shape), width, behind, behind / width)
-        for name, shape in shapes.items()
-        if (width := _gram_width(name, shape))
-        for behind in [_samples_behind(name, message, samples)]
+        GramRows(entry.name, entry.label, size, behind, behind / size)
+        for entry in found
+        if (size := width(entry))
+        for behind in [_samples_of(entry, found, samples)]
     ]
     return Leaving(samples, tokens, masked, epsilon, delta, tuple(parts), tuple(grams))
+
+
+def _part(label: str, entries: Sequence[Entry], *, private: bool) -> Part:
+    """All tensors of one label; with what is `private`, what was declared says nothing of the samples."""
+    quantity = entries[0].quantity
+    return Part(
+        label,
+        tuple(entry.name for entry in entries),
+        sum(entry.tensor.numel() for entry in entries),
+        sum(_bytes(entry.tensor) for entry in entries),
+        private and all(entry.quantity.released != "nothing" for entry in entries),
+        PUBLIC if private and quantity.released == "declared" else quantity.discloses,
+    )
 
 
 def check_gram_samples(
@@ -187,31 +186,17 @@ def check_gram_samples(
     )
 
 
-def _shape(value: Tensor | Sequence[int]) -> tuple[int, ...]:
-    return tuple(value.shape) if isinstance(value, Tensor) else tuple(value)
+def _bytes(tensor: Tensor) -> int:
+    if not tensor.is_floating_point():
+        return tensor.numel() * tensor.element_size()
+    return tensor.numel() * (4 if tensor.ndim else 8)
 
 
-def _bytes(value: Tensor | Sequence[int], shape: tuple[int, ...]) -> int:
-    if isinstance(value, Tensor) and not value.is_floating_point():
-        return value.numel() * value.element_size()
-    return math.prod(shape) * (4 if shape else 8)
-
-
-def _samples_behind(name: str, message: Mapping[str, Tensor | Sequence[int]], samples: int) -> int:
-    """The samples of a Gram: those that the count beside it tells, of the smallest class where there is one a class."""
-    place = "".join(name.rpartition("/")[:2])
-    count = message.get(f"{place}count")
-    if not isinstance(count, Tensor) or not (place or count.ndim):
+def _samples_of(gram: Entry, entries: Sequence[Entry], samples: int) -> int:
+    """The samples of a Gram: those that a count at its place tells, of the smallest class if it counts by class."""
+    told = (e.tensor for e in entries if e.place == gram.place and e.quantity.counts in ("samples", "the same"))
+    count = next(told, None)
+    if count is None or (not gram.place and not count.ndim):
         return samples
     held = count[count > 0]
     return int(held.min().item()) if held.numel() else 0
-
-
-def _gram_width(name: str, shape: tuple[int, ...]) -> int | None:
-    """The width of the Gram that a tensor is; nothing for other tensors and for parts of a Gram listed elsewhere."""
-    kind = kind_of(name, shape)
-    if kind == "diagonal gram":
-        return shape[-1]
-    if kind not in ("gram", "class gram") or name.split("/", 1)[0] == "values":
-        return None
-    return shape[0] if name.startswith("vectors/") else (math.isqrt(8 * shape[-1] + 1) - 1) // 2

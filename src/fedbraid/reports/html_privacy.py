@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedbraid.privacy.guard import Entry, short
+from fedbraid.privacy.guard import Reported, short
 from fedbraid.reports.chart_frame import clean
 from fedbraid.reports.html_numbers import size
 from fedbraid.reports.html_tables import folded_table
@@ -36,7 +36,7 @@ def privacy_table(results: Mapping[str, Any]) -> str:
     return folded_table("What left the clients", head, rows, words=4)
 
 
-def _row(entry: Entry, part: Mapping[str, Any]) -> list[str]:
+def _row(entry: Reported, part: Mapping[str, Any]) -> list[str]:
     covered = "yes" if part["noised"] else "no"
     samples = f"{entry['samples']:,}"
     return [

@@ -10,6 +10,7 @@ from fedbraid.algebra import Tensors, select, without
 from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round
 from fedbraid.errors import RunError
 from fedbraid.privacy.guard import Guard
+from fedbraid.quantities import Gives
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import IDLE, UPDATE, Answer
 
@@ -42,6 +43,15 @@ class Work:
     guard: Guard | None = None
     masking: Masking | None = None
 
+    @property
+    def lifts(self) -> bool:
+        """Whether updates are lifted before they leave."""
+        return self.lift_on == "client"
+
+    def gives(self, round: Round) -> Gives:
+        """What a client's message of the round holds, by the beginnings of names."""
+        return self.method.phase(round).gives(round, lifted=self.lifts)
+
 
 def answer(
     work: Work, client: ClientId, party: Client, received: Tensors, memory: Tensors, round: Round, to: str
@@ -71,22 +81,15 @@ def owed(
         return None
     if guard:
         data = guard.admit(data, received, round)
-    sent, kept = _updated(work, data, received, round)
+    sent, kept = computed(work, data, received, round)
     if guard:
-        guard.check(sent, round, client, len(data))
-    return _lifted(work, received, sent, round), kept
+        guard.check(sent, work.gives(round), round, client, len(data))
+    return sent, kept
 
 
 def computed(work: Work, data: Data, received: Tensors, round: Round) -> tuple[Tensors, Tensors]:
     """(what is sent, what the party keeps for itself) of these samples."""
-    sent, kept = _updated(work, data, received, round)
-    return _lifted(work, received, sent, round), kept
-
-
-def _updated(work: Work, data: Data, received: Tensors, round: Round) -> tuple[Tensors, Tensors]:
-    update = work.method.phase(round).client_update(work.model, received, data, round)
-    return without(update, KEEP), select(update, KEEP)
-
-
-def _lifted(work: Work, received: Tensors, sent: Tensors, round: Round) -> Tensors:
-    return work.method.phase(round).lift(received, sent, round) if work.lift_on == "client" else sent
+    phase = work.method.phase(round)
+    update = phase.client_update(work.model, received, data, round)
+    sent = without(update, KEEP)
+    return phase.lift(received, sent, round) if work.lifts else sent, select(update, KEEP)

@@ -7,7 +7,7 @@
     moment/<name>, score/<name>           single numbers, none without those that it is read with
     tokens, token_loss                    single numbers, none without the other
 
-Names that are not known here are sums of an exam from outside the package.
+Names that are not known here are those of an exam from outside the package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from fedbraid.algebra import Tensors
 from fedbraid.evaluation import MOMENTS
-from fedbraid.runtimes.limits import Breach
+from fedbraid.runtimes.limits import Violation
 
 TOGETHER = {"correct": "total", "total": "correct", "tokens": "token_loss", "token_loss": "tokens"}
 TOGETHER_BY_KIND = {"right": "asked", "asked": "right", "predicted": "truth", "truth": "predicted"}
@@ -27,21 +27,23 @@ DIMENSIONS = {"correct": 1, "total": 1, "confusion": 2, "predicted": 1, "truth":
 )
 
 
-def marks(tensors: Tensors) -> Iterator[Breach]:
+def marks(tensors: Tensors) -> Iterator[Violation]:
     """Whether all that goes together is there and of one shape, and parts are no larger than wholes."""
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
         if tensor.ndim != DIMENSIONS.get(kind, tensor.ndim):
-            yield Breach(name, "the shape of its kind", str(tuple(tensor.shape)), f"{DIMENSIONS[kind]} dimensions")
+            yield Violation(name, "the shape of its kind", str(tuple(tensor.shape)), f"{DIMENSIONS[kind]} dimensions")
         for other in _needed(name, kind, rest):
             if other not in tensors:
-                yield Breach(name, f"something that is read with {other}", "alone", "")
+                yield Violation(name, f"something that is read with {other}", "alone", "")
             elif kind in (*PARTS, *TOGETHER_BY_KIND) and tensors[other].shape != tensor.shape:
-                yield Breach(name, f"the shape of {other}", str(tuple(tensor.shape)), str(tuple(tensors[other].shape)))
+                yield Violation(
+                    name, f"the shape of {other}", str(tuple(tensor.shape)), str(tuple(tensors[other].shape))
+                )
             elif kind in PARTS and (tensor > tensors[other]).any():
                 place = (tensor - tensors[other]).flatten().argmax()
                 found = [f"{one.flatten()[place].item():.6g}" for one in (tensor, tensors[other])]
-                yield Breach(name, f"at most {other}", *found)
+                yield Violation(name, f"at most {other}", *found)
     yield from _samples(tensors)
 
 
@@ -56,14 +58,14 @@ def _needed(name: str, kind: str, rest: str) -> list[str]:
     return [f"moment/{moment}" for moment in MOMENTS] if kind == "moment" else []
 
 
-def _samples(tensors: Tensors) -> Iterator[Breach]:
+def _samples(tensors: Tensors) -> Iterator[Violation]:
     if "total" in tensors and not tensors["total"].sum() >= 1:
-        yield Breach("total", "samples behind a test", "0", "at least 1")
+        yield Violation("total", "samples behind a test", "0", "at least 1")
     confusion = tensors.get("confusion")
     if confusion is None:
         return
     if confusion.shape[0] != confusion.shape[-1]:
-        yield Breach("confusion", "a square", str(tuple(confusion.shape)), "")
+        yield Violation("confusion", "a square", str(tuple(confusion.shape)), "")
     if "total" in tensors and confusion.sum() != tensors["total"].sum():
         found = [f"{one.sum().item():.6g}" for one in (confusion, tensors["total"])]
-        yield Breach("confusion", "the samples of total", *found)
+        yield Violation("confusion", "the samples of total", *found)

@@ -1,11 +1,12 @@
 """The gate: an update is checked whole before anything changes, and one that breaks a rule costs its sender the round.
 
     size       of the message, before it is read
-    form       names, types and shapes, as a rehearsal of the client's own step gives them (see `rehearsal`)
+    schema     names, types and shapes, as a dry run of the client's own step gives them (see `dry_run`)
     numbers    finite, possible, in agreement with each other (see `limits`, `gram_rules` and `exam_rules`)
 
-Answers to evaluations are not rehearsed, since writing texts takes long and what is counted may depend on the samples:
-their numbers are checked, and their shapes against those of who answered before.
+What a tensor is says the method that the server runs itself (see `quantities`), whoever sent it. Of evaluations there
+is no dry run, since writing texts takes long and what is counted may depend on the samples: names must be declared,
+numbers are checked, and shapes against those of who answered before.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from itertools import chain
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Refusal, Round
 from fedbraid.errors import RunError, UserError
+from fedbraid.quantities import Gives
 from fedbraid.runtimes import exam_rules, gram_rules, limits
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec, Message
+from fedbraid.runtimes.dry_run import UpdateSchema, dry_run
 from fedbraid.runtimes.exchange import IDLE, LOST, UPDATE, Answer
-from fedbraid.runtimes.limits import Breach, Limits
-from fedbraid.runtimes.rehearsal import Form, rehearse
+from fedbraid.runtimes.limits import Limits, Violation
+from fedbraid.wire import entries, samples_behind, undeclared
 
 HEADER = 128
 """The most bytes of a message about a tensor, beside its name."""
@@ -36,19 +39,19 @@ class Gate:
         self.limits = limits or Limits()
         self._received: Tensors = {}
         self._round: Round | None = None
-        self._forms: dict[ClientId, Form] = {}
+        self._schemas: dict[ClientId, UpdateSchema] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def begin(self, received: Tensors, round: Round, cohort: Sequence[ClientId]) -> None:
-        """A new round, in which these are asked. Rehearses the first of them; `RunError` where that cannot be done."""
+        """A new round, in which these are asked, with a dry run of the first; `RunError` where that cannot be done."""
         self._received, self._round = received, round
-        self._forms, self._shapes = {}, {}
+        self._schemas, self._shapes = {}, {}
         if round.phase != EVALUATE:
-            self._rehearse(min(cohort))
+            self._run_dry(min(cohort))
 
     def oversized(self, client: ClientId, size: int) -> Refusal | None:
         """Why a message of so many bytes is not read."""
-        if not self._forms:
+        if not self._schemas:
             return None
         if size > self._room():
             self._own(client)
@@ -57,60 +60,65 @@ class Gate:
 
     def refusal(self, client: ClientId, tensors: Tensors) -> Refusal | None:
         """Why this update is not taken; None for one that is."""
-        breach = next(chain(self._form(client, tensors), self._numbers(tensors)), None)
-        if breach is not None:
-            return Refusal(client, printable(breach.tensor), breach.rule, breach.value, breach.limit)
-        self._shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()} if not self._forms else {}
+        found = next(chain(self._schema(client, tensors), self._numbers(tensors)), None)
+        if found is not None:
+            return Refusal(client, printable(found.tensor), found.rule, found.value, found.limit)
+        self._shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()} if not self._schemas else {}
         return None
 
-    def _own(self, client: ClientId) -> Form:
-        """The client's own form; that of the first where its step cannot be performed, which must not end the round."""
-        if client not in self._forms:
+    def _own(self, client: ClientId) -> UpdateSchema:
+        """The client's own schema; that of the first where its step fails, which must not end the round."""
+        if client not in self._schemas:
             with suppress(RunError, UserError):
-                self._rehearse(client)
-        return self._forms.get(client) or next(iter(self._forms.values())).of(client)
+                self._run_dry(client)
+        return self._schemas.get(client) or next(iter(self._schemas.values())).of(client)
 
-    def _rehearse(self, client: ClientId) -> None:
+    def _run_dry(self, client: ClientId) -> None:
         assert self._round
-        self._forms[client] = rehearse(self._work, client, self._received, self._round)
+        self._schemas[client] = dry_run(self._work, client, self._received, self._round)
 
     def _room(self) -> int:
-        sizes = (
-            form.bytes + sum(HEADER + len(name.encode()) for name in form.tensors) for form in self._forms.values()
-        )
+        sizes = (own.bytes + sum(HEADER + len(name.encode()) for name in own.tensors) for own in self._schemas.values())
         return max(sizes) + self.limits.spare
 
-    def _form(self, client: ClientId, tensors: Tensors) -> Iterator[Breach]:
-        """Nothing where the update has the form of one of those rehearsed, or, after that, of its sender's own.
+    def _schema(self, client: ClientId, tensors: Tensors) -> Iterator[Violation]:
+        """Nothing where the update has the schema of one of the dry runs, or, after that, of its sender's own.
 
-        Clients of a smaller adapter have another form than the others. One that sends the form of another's passes:
-        that is an update which the method knows how to add.
+        Clients of a smaller adapter have another schema than the others. One that sends by another's passes: that is
+        an update which the method knows how to add.
         """
-        if not self._forms:
+        if not self._schemas:
             yield from self._as_before(tensors)
             return
-        if any(_fits(form.of(client), tensors) for form in self._forms.values()):
+        if any(_fits(own.of(client), tensors) for own in self._schemas.values()):
             return
         yield from differences(self._own(client), tensors)
 
-    def _as_before(self, tensors: Tensors) -> Iterator[Breach]:
+    def _as_before(self, tensors: Tensors) -> Iterator[Violation]:
+        for name in undeclared(tensors, self._gives()):
+            yield Violation(name, "a name that is declared", "unknown", "")
         for name, tensor in tensors.items():
             known = self._shapes.get(name, tuple(tensor.shape))
             if known != tuple(tensor.shape):
-                yield Breach(name, "the shape that others have sent", str(tuple(tensor.shape)), str(known))
+                yield Violation(name, "the shape that others have sent", str(tuple(tensor.shape)), str(known))
 
-    def _numbers(self, tensors: Tensors) -> Iterator[Breach]:
-        entries = limits.named(tensors)
-        yield from limits.types(entries)
-        samples = limits.samples_of(tensors, self.limits)
-        yield from limits.sizes(entries, self._received, self.limits, samples)
-        yield from limits.counts(entries, samples)
-        if not self._forms:  # below, shapes are known to be possible
+    def _numbers(self, tensors: Tensors) -> Iterator[Violation]:
+        found = entries(tensors, self._gives())
+        yield from limits.types(found)
+        samples = samples_behind(found)
+        most = self.limits.samples if samples is None else samples
+        yield from limits.sizes(found, self._received, self.limits, most)
+        yield from limits.counts(found, samples)
+        if not self._schemas:  # below, shapes are known to be possible
             yield from exam_rules.marks(tensors)
             return
-        yield from gram_rules.grams(entries, self.limits)
-        yield from gram_rules.sums(entries)
-        yield from gram_rules.products(entries, self._received, self.limits)
+        yield from gram_rules.grams(found, self.limits)
+        yield from gram_rules.sums(found)
+        yield from gram_rules.products(found, self._received, self.limits)
+
+    def _gives(self) -> Gives:
+        assert self._round
+        return self._work.gives(self._round)
 
 
 def admitted(
@@ -136,18 +144,18 @@ def admitted(
     return refusal or message
 
 
-def differences(form: Form, tensors: Tensors) -> Iterator[Breach]:
-    """What an update has that the form has not, the other way round, and what differs."""
-    for name in sorted(form.tensors.keys() - tensors.keys()):
-        yield Breach(name, "every tensor of an update", "missing", "")
-    for name in sorted(tensors.keys() - form.tensors.keys()):
-        yield Breach(name, "no other tensor than an update's", "unknown", "")
-    for name, (dtype, shape) in form.tensors.items():
+def differences(schema: UpdateSchema, tensors: Tensors) -> Iterator[Violation]:
+    """What an update has that the schema has not, the other way round, and what differs."""
+    for name in sorted(schema.tensors.keys() - tensors.keys()):
+        yield Violation(name, "every tensor of an update", "missing", "")
+    for name in sorted(tensors.keys() - schema.tensors.keys()):
+        yield Violation(name, "no other tensor than an update's", "unknown", "")
+    for name, (dtype, shape) in schema.tensors.items():
         found = tensors.get(name)
         if found is not None and tuple(found.shape) != shape:
-            yield Breach(name, "the shape of an update", str(tuple(found.shape)), str(shape))
+            yield Violation(name, "the shape of an update", str(tuple(found.shape)), str(shape))
         elif found is not None and found.dtype != dtype:
-            yield Breach(name, "the type of an update", str(found.dtype), str(dtype))
+            yield Violation(name, "the type of an update", str(found.dtype), str(dtype))
 
 
 def printable(text: str, most: int = 200) -> str:
@@ -156,5 +164,5 @@ def printable(text: str, most: int = 200) -> str:
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
-def _fits(form: Form, tensors: Tensors) -> bool:
-    return next(differences(form, tensors), None) is None
+def _fits(schema: UpdateSchema, tensors: Tensors) -> bool:
+    return next(differences(schema, tensors), None) is None

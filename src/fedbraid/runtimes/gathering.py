@@ -17,6 +17,7 @@ from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.journal import Journal
 from fedbraid.runtimes.robust import Clip, Cohort, Verdict, clipped
 from fedbraid.runtimes.rules import faults
+from fedbraid.wire import entries
 
 
 class Gathering:
@@ -148,7 +149,8 @@ class Gathering:
         payload = self._journal.take(client, read=tensors is None)
         update = self._work.codec.decode(payload).tensors if tensors is None else tensors
         if client in self._clips:
-            update = clipped(update, self._received, self._clips[client])
+            told = entries(update, self._work.gives(self._round))
+            update = clipped(told, self._received, self._clips[client])
         phase = self._work.method.phase(self._round)
         if self._work.lift_on == "client":
             self._total.add(Statistic(update))

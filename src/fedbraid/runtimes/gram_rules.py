@@ -23,40 +23,40 @@ from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.linalg import from_triangle
-from fedbraid.runtimes.limits import Breach, Limits, Named, is_gram, possible_value
-
-SQUARES = {"first": "second", "product": "gram"}
-"""What holds the sums of squares to the sums under a name."""
-MEASURED = {"product": ("diagonal", "triangle"), "weighted": ("fisher",)}
-"""What a product is one with."""
+from fedbraid.runtimes.limits import Limits, Violation, possible_value
+from fedbraid.wire import Entry
 
 SINGLE = torch.finfo(torch.float32).eps / 2
 
 
-def grams(entries: Sequence[Named], limits: Limits, *, error: float = 0.0) -> Iterator[Breach]:
+def grams(entries: Sequence[Entry], limits: Limits, *, error: float = 0.0) -> Iterator[Violation]:
     """Whether every Gram, whole or by its diagonal, is one of vectors, and of a possible trace.
 
     `error` is what every number may be off by, beside its rounding; then numbers were fp32 once, whatever they are now.
     """
     for entry in entries:
-        if entry.kind == "diagonal":
+        form = entry.quantity.form
+        if form == "diagonal":
             yield from _trace(entry.name, entry.tensor.double().sum().item(), limits)
-        elif is_gram(entry):
+        elif form in ("triangle", "square"):
             unit, least = _rounding(entry.tensor)
             unit = max(unit, SINGLE) if error else unit
-            if _is_square(entry.tensor):
+            if form == "square":
                 yield from _symmetric(entry)
-            for gram in _matrices(entry.tensor):
+            for gram in _matrices(entry):
                 yield from _gram(entry.name, gram, limits, unit, least + error * len(gram))
 
 
-def sums(entries: Sequence[Named]) -> Iterator[Breach]:
+def sums(entries: Sequence[Entry]) -> Iterator[Violation]:
     """Whether sums are as large at most as the sums of squares beside them allow."""
     known = {entry.name: entry.tensor for entry in entries}
+    counts = {entry.place: entry.tensor for entry in entries if entry.quantity.counts in ("samples", "the same")}
     for entry in entries:
-        squares = known.get(f"{entry.place}{SQUARES.get(entry.kind, '')}")
-        count = known.get(f"{entry.place}count")
-        if entry.kind not in SQUARES or squares is None or count is None or count.shape != squares.shape[:-1]:
+        if entry.quantity.role != "moment":
+            continue
+        named = next((name for kind in entry.quantity.against if (name := f"{entry.place}{kind}") in known), "")
+        squares, count = known.get(named), counts.get(entry.place)
+        if squares is None or count is None or count.shape != squares.shape[:-1]:
             continue
         most = (count.double()[..., None] * _diagonal(squares)).sqrt()
         if entry.tensor.shape[-most.ndim :] != most.shape:
@@ -66,29 +66,26 @@ def sums(entries: Sequence[Named]) -> Iterator[Breach]:
         if (over > 0).any():
             place = over.argmax()
             value, limit = entry.tensor.flatten()[place].item(), most.expand_as(over).flatten()[place].item()
-            rule = f"a sum that goes with {entry.place}{SQUARES[entry.kind]}"
-            yield Breach(entry.name, rule, f"{value:.6g}", f"{limit:.6g} in size")
+            yield Violation(entry.name, f"a sum that goes with {named}", f"{value:.6g}", f"{limit:.6g} in size")
 
 
-def _symmetric(entry: Named) -> Iterator[Breach]:
+def _symmetric(entry: Entry) -> Iterator[Violation]:
     apart = (entry.tensor - entry.tensor.T).abs().max().item()
     if apart > 0:
-        yield Breach(entry.name, "a symmetric matrix", f"entries that are {apart:.6g} apart", "0")
+        yield Violation(entry.name, "a symmetric matrix", f"entries that are {apart:.6g} apart", "0")
 
 
-def products(entries: Sequence[Named], received: Tensors, limits: Limits) -> Iterator[Breach]:
+def products(entries: Sequence[Entry], received: Tensors, limits: Limits) -> Iterator[Violation]:
     """Whether products that a client took itself, of values and what was measured, are those of possible values."""
     known = {entry.name: entry.tensor for entry in entries}
     for entry in entries:
-        value = entry.own.partition("/")[2]
-        for form in MEASURED.get(entry.kind, ()):
-            measured = known.get(f"{form}/{value}")
+        for kind in entry.quantity.against if entry.quantity.role == "product" else ():
+            measured = known.get(f"{entry.place}{kind}/{entry.key}")
             if measured is not None:
-                largest = max(limits.value, possible_value(value, received, limits))
-                yield from _product(entry, _reach(form, measured) * largest)
+                yield from _product(entry, _reach(kind, measured) * possible_value(entry.key, received, limits))
 
 
-def _product(entry: Named, limit: Tensor) -> Iterator[Breach]:
+def _product(entry: Entry, limit: Tensor) -> Iterator[Violation]:
     """`limit` is one a number, or one a column."""
     if entry.tensor.shape[-limit.ndim :] != limit.shape:
         return
@@ -97,45 +94,42 @@ def _product(entry: Named, limit: Tensor) -> Iterator[Breach]:
     if (over > 0).any():
         place = over.argmax()
         found = [f"{one.flatten()[place].item():.6g}" for one in (sizes, limit.expand_as(over))]
-        yield Breach(entry.name, "a product with a possible value", found[0], f"{found[1]} in size")
+        yield Violation(entry.name, "a product with a possible value", found[0], f"{found[1]} in size")
 
 
-def _reach(form: str, measured: Tensor) -> Tensor:
+def _reach(kind: str, measured: Tensor) -> Tensor:
     """What values of size one come to at most, by column, or by entry where nothing is mixed."""
-    mixed = form == "triangle" and side(measured) > 0
+    mixed = kind == "triangle" and side(measured) > 0
     return from_triangle(measured.double()).abs().sum(0) if mixed else measured.double()
 
 
-def _gram(name: str, gram: Tensor, limits: Limits, unit: float, least: float) -> Iterator[Breach]:
+def _gram(name: str, gram: Tensor, limits: Limits, unit: float, least: float) -> Iterator[Violation]:
     diagonal = gram.diagonal()
     trace = diagonal.sum().item()
     slack = limits.rounding * unit * trace + least
     if diagonal.min().item() < 0:
-        yield Breach(name, "a diagonal that is not below zero", f"{diagonal.min().item():.6g}", "0")
+        yield Violation(name, "a diagonal that is not below zero", f"{diagonal.min().item():.6g}", "0")
         return
     yield from _trace(name, trace, limits)
     gram.diagonal().add_(slack)
     row = int(torch.linalg.cholesky_ex(gram).info.item())
     if row:
-        yield Breach(name, "no eigenvalue below zero", f"one in the first {row} rows", f"down to -{slack:.3g}")
+        yield Violation(name, "no eigenvalue below zero", f"one in the first {row} rows", f"down to -{slack:.3g}")
 
 
-def _trace(name: str, trace: float, limits: Limits) -> Iterator[Breach]:
+def _trace(name: str, trace: float, limits: Limits) -> Iterator[Violation]:
     if trace > limits.trace:
-        yield Breach(name, "a possible trace", f"{trace:.6g}", f"{limits.trace:.6g}")
+        yield Violation(name, "a possible trace", f"{trace:.6g}", f"{limits.trace:.6g}")
 
 
-def _matrices(tensor: Tensor) -> Iterator[Tensor]:
+def _matrices(entry: Entry) -> Iterator[Tensor]:
     """New matrices in fp64, those that it holds: itself, or one a triangle in the last dimension."""
-    if _is_square(tensor):
+    tensor = entry.tensor
+    if entry.quantity.form == "square":
         yield tensor.to(torch.float64, copy=True)
     elif side(tensor):
         for triangle in tensor.reshape(-1, tensor.shape[-1]):
             yield from_triangle(triangle.double())
-
-
-def _is_square(tensor: Tensor) -> bool:
-    return tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 1
 
 
 def _diagonal(triangles: Tensor) -> Tensor:

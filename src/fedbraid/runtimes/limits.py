@@ -1,27 +1,24 @@
-"""What the numbers of an update must keep to, by what they stand for.
+"""What the numbers of an update must keep to, by their quantities.
 
-    count, metric/samples, ...    whole numbers from zero on, below a limit, that agree with each other
-    what was received as well     a tuned value: not far larger than it was, nor than a limit
-    Grams                         finite, of a trace below a limit, positive semi-definite (see `gram_rules`)
-    all others                    sums over samples: so much a sample at most
+    counts      whole numbers from zero on, below a limit, that agree with each other
+    values      not far larger than what was received, nor than a limit
+    Grams       finite, of a trace below a limit, positive semi-definite (see `gram_rules`)
+    sums        so much a sample at most
 
 The limits are loose. An honest update keeps to them whatever the method, the model and the data; they stop what is
 absurd and would end a run or spoil it for all. What is false and yet possible they do not stop.
-
-The prefixes `beside`, `metric`, `fit`, `held` and `client/<id>` of a name say where a tensor belongs, not what it is.
-Tensors of names that are not known here are sums.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fedbraid.algebra import Tensors
+from fedbraid.wire import Entry
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Breach:
+class Violation:
     """A rule that a tensor breaks: the value that was found, and what is allowed."""
 
     tensor: str
@@ -55,61 +52,18 @@ class Breach:
     limit: str
 
 
-@dataclass(frozen=True)
-class Named:
-    """A tensor of an update: `own` is its name behind the prefixes, `place` the prefixes."""
-
-    name: str
-    place: str
-    own: str
-    tensor: Tensor
-
-    @property
-    def kind(self) -> str:
-        return self.own.split("/", 1)[0]
-
-
-PREFIX = re.compile(r"^(?:(?:beside|metric|fit|held|client/[^/]+)/)*")
-COUNTS = ("count", "samples", "correct", "total", "confusion", "score_samples", "tokens", "senders")
-NON_NEGATIVE = ("diagonal", "values", "fisher")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
-def named(tensors: Tensors) -> list[Named]:
-    """The tensors with their names taken apart, counts first, since limits of others depend on them."""
-    places = ((name, PREFIX.match(name)) for name in tensors)
-    ends = ((name, found.end() if found else 0) for name, found in places)
-    entries = [Named(name, name[:end], name[end:], tensors[name]) for name, end in ends]
-    return sorted(entries, key=lambda entry: not is_count(entry))
-
-
-def is_count(entry: Named) -> bool:
-    """Whether it counts something, in whole numbers."""
-    return entry.own in COUNTS or entry.kind in ("asked", "right") or entry.kind.endswith("_count")
-
-
-def is_gram(entry: Named) -> bool:
-    """Whether it holds symmetric matrices, where its shape is one of triangles or of a square."""
-    return entry.kind in ("triangle", "gram", "second")
-
-
-def samples_of(tensors: Tensors, limits: Limits) -> float:
-    """How many samples an update says are behind it; the most that may be, where it does not say."""
-    if "count" in tensors:
-        return tensors["count"].double().sum().item()
-    parts = [tensors[name].double().sum().item() for name in ("fit/count", "held/count") if name in tensors]
-    return sum(parts) if parts else limits.samples
-
-
-def types(entries: Sequence[Named]) -> Iterator[Breach]:
+def types(entries: Sequence[Entry]) -> Iterator[Violation]:
     """Whether all are numbers of a type that can be looked at."""
     for entry in entries:
         if entry.tensor.dtype not in (*FLOATS, *WHOLE):
-            yield Breach(entry.name, "numbers of a known type", str(entry.tensor.dtype), "floating point or whole")
+            yield Violation(entry.name, "numbers of a known type", str(entry.tensor.dtype), "floating point or whole")
 
 
-def sizes(entries: Sequence[Named], received: Tensors, limits: Limits, samples: float) -> Iterator[Breach]:
+def sizes(entries: Sequence[Entry], received: Tensors, limits: Limits, samples: float) -> Iterator[Violation]:
     """Whether all numbers are finite and none is too large, or below zero where it cannot be."""
     for entry in entries:
         tensor = entry.tensor
@@ -119,65 +73,64 @@ def sizes(entries: Sequence[Named], received: Tensors, limits: Limits, samples: 
         if not (abs(least) < float("inf") and abs(most) < float("inf")):  # also where one of them is no number
             wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
             value = "nan" if bool(torch.isnan(tensor).any()) else "infinity"
-            yield Breach(entry.name, "finite", f"{value} ({wrong} of {tensor.numel()} numbers)", "")
+            yield Violation(entry.name, "finite", f"{value} ({wrong} of {tensor.numel()} numbers)", "")
             continue
         limit, what = _largest(entry, received, limits, samples)
-        if max(-least, most) > limit and max(-least, most) > possible_value(entry.own, received, limits):
-            yield Breach(entry.name, what, f"{max(least, most, key=abs):.6g}", f"{limit:.6g} in size")
-        if least < 0 and (is_count(entry) or entry.kind in NON_NEGATIVE):
-            yield Breach(entry.name, "not below zero", f"{least:.6g}", "0")
+        if max(-least, most) > limit:
+            yield Violation(entry.name, what, f"{max(least, most, key=abs):.6g}", f"{limit:.6g} in size")
+        if least < 0 and not entry.quantity.signed:
+            yield Violation(entry.name, "not below zero", f"{least:.6g}", "0")
 
 
-def _largest(entry: Named, received: Tensors, limits: Limits, samples: float) -> tuple[float, str]:
+def _largest(entry: Entry, received: Tensors, limits: Limits, samples: float) -> tuple[float, str]:
     """The largest number that a tensor may hold, and what that is of it."""
-    if entry.name == "metric/loss":
-        return float("inf"), "a loss"  # it goes to the report alone, and squares of what is to be told have no bound
-    if is_count(entry):
-        return (limits.sample * limits.samples if entry.own == "tokens" else limits.samples), "a possible count"
-    if is_gram(entry) or entry.kind in NON_NEGATIVE:
+    bound = entry.quantity.bound
+    if bound == "nothing":  # it goes to the report alone, and squares of what is to be told have no bound
+        return math.inf, "a number"
+    if bound == "value":
+        return possible_value(entry.own, received, limits), "a possible value"
+    if bound == "values":
+        return possible_value(entry.key, received, limits) * max(samples, 1.0), "a possible value"
+    if bound == "count":
+        return limits.samples, "a possible count"
+    if bound == "tokens":
+        return limits.sample * limits.samples, "a possible count"
+    if bound == "trace":
         return limits.trace, "a possible sum of squares"
-    if entry.kind == "vectors":
-        return 1 + 1e-3, "a part of a vector of length one"
-    if entry.own in received or entry.own.removeprefix("sum/") in received:
-        return limits.value * (1 if entry.own in received else samples), "a possible value"
+    if bound == "one":
+        return 1 + 1e-3, "a number of size one at most"
     return limits.sample * max(samples, 1.0), f"a possible sum over {samples:.6g} samples"
 
 
 def possible_value(name: str, received: Tensors, limits: Limits) -> float:
-    """The largest that a tuned value of that name may hold; zero for what is none."""
+    """The largest that a tuned value of that name may hold."""
     before = received.get(name)
     if before is None or not before.numel():
-        return 0.0 if before is None else limits.value
+        return limits.value
     return max(limits.value, limits.growth * before.double().abs().max().item())
 
 
-def whole(entries: Sequence[Named]) -> Iterator[Breach]:
+def whole(entries: Sequence[Entry]) -> Iterator[Violation]:
     """Whether counts are whole."""
     for entry in entries:
-        if is_count(entry) and entry.tensor.is_floating_point() and (entry.tensor != entry.tensor.round()).any():
-            broken = entry.tensor[entry.tensor != entry.tensor.round()].flatten()[0].item()
-            yield Breach(entry.name, "a whole number", f"{broken:.6g}", "")
+        tensor = entry.tensor
+        if entry.quantity.role == "count" and tensor.is_floating_point() and (tensor != tensor.round()).any():
+            broken = tensor[tensor != tensor.round()].flatten()[0].item()
+            yield Violation(entry.name, "a whole number", f"{broken:.6g}", "")
 
 
-def counts(entries: Sequence[Named], samples: float) -> Iterator[Breach]:
-    """Whether counts are whole, there is one sample at least, and all that count the same agree."""
+def counts(entries: Sequence[Entry], samples: float | None) -> Iterator[Violation]:
+    """Whether counts are whole, and all that count the same agree with the `samples` that are told, one at least."""
     yield from whole(entries)
-    if not samples >= 1:
-        yield Breach("count", "samples behind an update", f"{samples:.6g}", "at least 1")
-    known = {entry.name: entry.tensor for entry in entries}
-    count = known.get("count")
-    if count is not None and count.ndim == 0:
-        yield from _agreeing(entries, samples)
+    if samples is not None and not samples >= 1:
+        yield Violation("count", "samples behind an update", f"{samples:.6g}", "at least 1")
     for entry in entries:
-        if entry.own == "senders" and entry.tensor.double().sum().item() != 1:
-            yield Breach(entry.name, "one sender", f"{entry.tensor.double().sum().item():.6g}", "1")
-
-
-def _agreeing(entries: Sequence[Named], samples: float) -> Iterator[Breach]:
-    """Counts by class add up to the count of all, and training sees every sample equally often."""
-    for entry in entries:
-        total = entry.tensor.double().sum().item() if is_count(entry) else 0.0
-        if entry.name == "metric/samples" and (total < samples or total % samples):
-            yield Breach(entry.name, "a multiple of count", f"{total:.6g}", f"{samples:.6g} times the epochs")
-        if entry.own == "count" and entry.place not in ("fit/", "held/") and abs(total - samples) > 1e-6 * samples:
-            yield Breach(entry.name, "the samples of count", f"{total:.6g} in sum", f"{samples:.6g}")
+        found = entry.tensor.double().sum().item() if entry.quantity.counts else 0.0
+        if entry.quantity.counts == "sender" and found != 1:
+            yield Violation(entry.name, "one sender", f"{found:.6g}", "1")
+        if samples is None:
+            continue
+        if entry.quantity.counts == "epochs" and (found < samples or found % samples):
+            yield Violation(entry.name, "a multiple of count", f"{found:.6g}", f"{samples:.6g} times the epochs")
+        if entry.quantity.counts == "the same" and abs(found - samples) > 1e-6 * samples:
+            yield Violation(entry.name, "the samples of count", f"{found:.6g} in sum", f"{samples:.6g}")

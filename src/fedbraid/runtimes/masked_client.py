@@ -28,12 +28,13 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.client import Work, owed
 from fedbraid.runtimes.desk import Desk, Held
 from fedbraid.runtimes.exchange import STEP, Answer, read_round
-from fedbraid.runtimes.masked_terms import name_of, names_clients
+from fedbraid.runtimes.masked_terms import name_of
 from fedbraid.secure import Layout, Session
 from fedbraid.secure import client as steps
 from fedbraid.secure.ciphers import digest
 from fedbraid.secure.client import Advertised, Confirmed, Masked, Shared
 from fedbraid.secure.stages import Stage, read_session
+from fedbraid.wire import fraction
 
 _Found = TypeVar("_Found")
 
@@ -168,9 +169,20 @@ def _agree(asked: Asked, session: Session) -> None:
             f"client {asked.client!r} refuses the sum: the server's threshold is {session.needed} of "
             f"{len(session.clients)}, its own settings ask for {least} or more"
         )
-    named = [entry.key for entry in session.layout.entries if names_clients(entry.key)]
-    if named:
-        raise RunError(f"client {asked.client!r} refuses the sum: {named[0]!r} is one client's, and no sum hides it")
+    round = read_round(asked.text["round"])
+    gives = asked.work.method.phase(round).gives(round, lifted=True)
+    for entry in session.layout.entries:
+        bits = fraction(entry.key, gives)
+        if bits is None:
+            raise RunError(
+                f"client {asked.client!r} refuses the sum: {entry.key!r} is one client's own, which no sum hides, or "
+                "nothing that its own method sends"
+            )
+        if bits != entry.fraction:
+            raise RunError(
+                f"client {asked.client!r} refuses the sum: {entry.key!r} would have {entry.fraction} bits after the "
+                f"point, its own method says {bits}"
+            )
 
 
 def _stage(asked: Asked, kind: Any) -> Any:

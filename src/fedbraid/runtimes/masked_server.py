@@ -18,6 +18,7 @@ from dataclasses import replace
 from fedbraid.algebra import ZERO
 from fedbraid.core import ClientId, Outcome, Refusal
 from fedbraid.errors import RunError, StoppedRun
+from fedbraid.quantities import Gives
 from fedbraid.runtimes.asking import Asking, Question
 from fedbraid.runtimes.codec import Message
 from fedbraid.runtimes.exchange import LOST, STEP, Answer, spell
@@ -43,10 +44,11 @@ Texts = Mapping[str, str]
 class MaskedRound:
     """One masked round as it comes together: who was lost and why, and what was sent."""
 
-    def __init__(self, asking: Asking, question: Question, session: Session) -> None:
+    def __init__(self, asking: Asking, question: Question, session: Session, gives: Gives) -> None:
         self._asking = asking
         self._question = question
         self._session = session
+        self._gives = gives
         self._begin = asking.clock()
         self._down = dict.fromkeys(session.clients, 0)
         self._up = dict.fromkeys(session.clients, 0)
@@ -61,7 +63,7 @@ class MaskedRound:
         try:
             found = self._unmasked()
             if limits:
-                check_total(found.total, self._question.received, limits, len(found.survivors))
+                check_total(found.total, self._gives, self._question.received, limits, len(found.survivors))
         except RunError as error:
             lost = self._failed.keys() | self._refused.keys()
             tell("paused", round=spell(round), answered=len(session.clients) - len(lost), needed=needed)

@@ -1,9 +1,8 @@
 """What a masked sum is made of: its terms, which all clients must agree to, and what its result must keep to.
 
-The layout is that of the lifted statistic, as a rehearsal of a client's own step says (see `rehearsal`). Numbers have
-24 bits after the point: an error of at most `n 2^-25`, and room for `2^39 / n`. Three kinds have more, as what is made
-of them depends on small ones, and less room. Which kind has how many says the name alone: no client's numbers move the
-point.
+The layout is that of the lifted statistic, as a dry run of a client's own step says (see `dry_run`). How many bits of a
+number stand after the point says its quantity (see `quantities`), at the server as at the client: no client's numbers
+move the point, and no server's word does.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ from itertools import chain
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core import ClientId
 from fedbraid.errors import RunError, UserError
+from fedbraid.quantities import BITS, Gives
 from fedbraid.runtimes.asking import Question
 from fedbraid.runtimes.client import Masking, Work
+from fedbraid.runtimes.dry_run import dry_run
 from fedbraid.runtimes.exchange import spell
 from fedbraid.runtimes.gram_rules import grams
-from fedbraid.runtimes.limits import PREFIX, Limits, named, samples_of, sizes, whole
-from fedbraid.runtimes.rehearsal import rehearse
+from fedbraid.runtimes.limits import Limits, sizes, whole
 from fedbraid.secure import Layout, Session
 from fedbraid.secure.ciphers import digest
-from fedbraid.secure.fixed_point import FRACTION, Entry
-
-FRACTIONS = {"fisher": 40, "weighted": 40, "positive": 36, "negative": 36}
-"""Bits after the point of kinds that have more than usual: sums of squared gradients, by which others are divided, and
-sums of changes whose sign is elected."""
+from fedbraid.secure.fixed_point import Entry
+from fedbraid.wire import entries, fraction, samples_behind
 
 
 def session_of(
@@ -53,44 +50,36 @@ def name_of(round: str, all: str) -> str:
 
 def layout_of(work: Work, client: ClientId, question: Question) -> Layout:
     """Where the numbers of this round's statistic stand."""
-    form = rehearse(replace(work, lift_on="client"), client, question.received, question.round)
-    own = [key for key in form.tensors if names_clients(key)]
+    schema = dry_run(replace(work, lift_on="client"), client, question.received, question.round)
+    own = next((name for name in schema.tensors if fraction(name, schema.gives) is None), None)
     if own:
         raise UserError(
-            f"{question.round}: clients send {own[0]!r}, which is one client's own, and no sum hides it; choose a "
+            f"{question.round}: clients send {own!r}, which is one client's own, and no sum hides it; choose a "
             "method whose messages are sums, or secure.masked = false"
         )
     return Layout(
         tuple(
-            Entry(key, shape, "float64" if dtype.is_floating_point else "int64", fraction(key))
-            for key, (dtype, shape) in sorted(form.tensors.items())
+            Entry(name, shape, "float64" if dtype.is_floating_point else "int64", fraction(name, schema.gives) or 0)
+            for name, (dtype, shape) in sorted(schema.tensors.items())
         )
     )
 
 
-def fraction(key: str) -> int:
-    """How many bits of the numbers of this name stand after the point."""
-    return FRACTIONS.get(PREFIX.sub("", key).split("/", 1)[0], FRACTION)
-
-
-def names_clients(key: str) -> bool:
-    """Whether a tensor is one client's by its name."""
-    return key.startswith("client/") or "/client/" in key
-
-
-def check_total(total: Statistic, received: Tensors, limits: Limits, clients: int) -> None:
+def check_total(total: Statistic, gives: Gives, received: Tensors, limits: Limits, clients: int) -> None:
     """`RunError` for a sum that so many clients cannot have: too large, below zero, counts that are not whole, a Gram
     that is one of no vectors."""
     wide = replace(limits, samples=limits.samples * clients, trace=limits.trace * clients)
-    entries = named(total)
-    error = clients * 2.0 ** -(FRACTION + 1)
-    found = chain(
-        sizes(entries, received, wide, samples_of(total, wide)), whole(entries), grams(entries, wide, error=error)
+    found = entries(total, gives)
+    samples = samples_behind(found)
+    broken = chain(
+        sizes(found, received, wide, wide.samples if samples is None else samples),
+        whole(found),
+        grams(found, wide, error=clients * 2.0 ** -(BITS + 1)),
     )
-    breach = next(found, None)
-    if breach:
-        against = f" (allowed: {breach.limit})" if breach.limit else ""
+    violation = next(broken, None)
+    if violation:
+        against = f" (allowed: {violation.limit})" if violation.limit else ""
         raise RunError(
-            f"the sum of {clients} clients cannot be: {breach.tensor}: {breach.rule}: {breach.value}{against}; one of "
-            "them has sent what is no update, and a masked sum does not tell which"
+            f"the sum of {clients} clients cannot be: {violation.tensor}: {violation.rule}: {violation.value}{against}"
+            "; one of them has sent what is no update, and a masked sum does not tell which"
         )

@@ -103,11 +103,14 @@ class Server:
         assert self._work.masking
         all, quorum = self._asking.delivery.digest(), self._rules.needed(len(cohort))
         session = session_of(self._work, self._work.masking, question, cohort, all=all, quorum=quorum)
-        return MaskedRound(self._asking, question, session).sum(self._gate.limits if self._gate else None)
+        gives = self._work.method.phase(question.round).gives(question.round, lifted=True)
+        return MaskedRound(self._asking, question, session, gives).sum(self._gate.limits if self._gate else None)
 
     def _clear(self, question: Question, cohort: Sequence[ClientId], begin: float) -> Outcome:
         round = question.round
-        compared = Cohort(self._robust, question.received, round) if self._robust and round.phase != EVALUATE else None
+        compared = None
+        if self._robust and round.phase != EVALUATE:
+            compared = Cohort(self._robust, question.received, round, self._work.gives(round))
         gathering = Gathering(self._work, question.received, round, cohort, self._journal, compared=compared)
         rules, order = self._rules, list(gathering.order)
         self._tell("round", round=spell(round), cohort=order, deadline=rules.deadline, needed=rules.needed(len(order)))

@@ -15,18 +15,31 @@ from torch import Tensor
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Round
 from fedbraid.linalg import to_triangle
+from fedbraid.quantities import Gives
+from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import UPDATE, Answer, Transport
 from fedbraid.runtimes.gram_rules import side
-from fedbraid.runtimes.limits import Named, is_count, is_gram, named
+from fedbraid.wire import Entry, entries
 
 Updates = Mapping[ClientId, Tensors]
-Attack = Callable[[Updates, Tensors, torch.Generator], Updates]
-"""From honest updates of the attackers, what all received and a source of chance to what they send."""
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def honest(updates: Updates, _received: Tensors, _draw: torch.Generator) -> Updates:
+@dataclass(frozen=True)
+class Known:
+    """What attackers know: what all received, what the tensors of an update are, and a source of chance."""
+
+    received: Tensors
+    gives: Gives
+    draw: torch.Generator
+
+
+Attack = Callable[[Updates, Known], Updates]
+"""From honest updates of the attackers to what they send."""
+
+
+def honest(updates: Updates, _known: Known) -> Updates:
     """No attack."""
     return updates
 
@@ -34,10 +47,11 @@ def honest(updates: Updates, _received: Tensors, _draw: torch.Generator) -> Upda
 def _of_changes(change: Change, kind: str = "") -> Attack:
     """Of every tuned value, or those of a kind, the change from what was received made another."""
 
-    def attack(updates: Updates, received: Tensors, draw: torch.Generator) -> Updates:
+    def attack(updates: Updates, known: Known) -> Updates:
+        received = known.received
         return {
             client: {
-                name: received[name] + change(value - received[name], draw)
+                name: received[name] + change(value - received[name], known.draw)
                 if name in received and name.startswith(kind)
                 else value
                 for name, value in update.items()
@@ -48,24 +62,24 @@ def _of_changes(change: Change, kind: str = "") -> Attack:
     return attack
 
 
-def _of_entries(fits: Callable[[Named], bool], change: Change) -> Attack:
-    """Every tensor of a kind made another."""
+def _of_entries(fits: Callable[[Entry], bool], change: Callable[[Entry, torch.Generator], Tensor]) -> Attack:
+    """Every tensor of a quantity made another."""
 
-    def attack(updates: Updates, _received: Tensors, draw: torch.Generator) -> Updates:
+    def attack(updates: Updates, known: Known) -> Updates:
         return {
-            client: {e.name: change(e.tensor, draw) if fits(e) else e.tensor for e in named(update)}
+            client: {e.name: change(e, known.draw) if fits(e) else e.tensor for e in entries(update, known.gives)}
             for client, update in updates.items()
         }
 
     return attack
 
 
-def _is_squares(entry: Named) -> bool:
-    return is_gram(entry) or entry.kind in ("diagonal", "values", "fisher")
+def _is_squares(entry: Entry) -> bool:
+    return entry.quantity.role in ("gram", "squares")
 
 
-def _is_number(entry: Named) -> bool:
-    return is_count(entry) and entry.own != "senders"
+def _is_number(entry: Entry) -> bool:
+    return entry.quantity.role == "count" and entry.quantity.counts != "sender"
 
 
 def _noise(change: Tensor, draw: torch.Generator) -> Tensor:
@@ -73,9 +87,10 @@ def _noise(change: Tensor, draw: torch.Generator) -> Tensor:
     return change + 10 * change.square().mean().sqrt() * torch.randn(change.shape, generator=draw)
 
 
-def _rank_one(gram: Tensor, draw: torch.Generator) -> Tensor:
+def _rank_one(entry: Entry, draw: torch.Generator) -> Tensor:
     """Of one direction and the same trace; a diagonal is all in one place."""
-    if not (gram.ndim == 1 and side(gram) > 1):
+    gram = entry.tensor
+    if entry.quantity.form != "triangle" or gram.ndim > 1:
         one = torch.zeros_like(gram)
         one.view(-1)[0] = gram.sum()
         return one
@@ -85,23 +100,23 @@ def _rank_one(gram: Tensor, draw: torch.Generator) -> Tensor:
     return to_triangle(torch.outer(vector, vector) * (trace / vector.square().sum())).to(gram.dtype)
 
 
-def _together(updates: Updates, received: Tensors, draw: torch.Generator) -> Updates:
+def _together(updates: Updates, known: Known) -> Updates:
     """All send the mean of their updates, moved ten times as far in one direction."""
-    first = next(iter(updates.values()))
+    first, received = next(iter(updates.values())), known.received
     if not any(name in received for name in first):
         return updates
     mean = {name: _mean([update[name] for update in updates.values()]) for name in first if name in received}
     sent: dict[str, Tensor] = {}
     for name, value in mean.items():
-        shift = torch.randn(value.shape, generator=draw)
+        shift = torch.randn(value.shape, generator=known.draw)
         sent[name] = value + 10 * (value - received[name]).norm() * shift / shift.norm()
     return {client: {**update, **sent} for client, update in updates.items()}
 
 
-def _a_little(updates: Updates, received: Tensors, _draw: torch.Generator) -> Updates:
+def _a_little(updates: Updates, known: Known) -> Updates:
     """Baruch et al., A Little Is Enough, NeurIPS 2019: the mean less 1.5 standard deviations, number by number."""
     found: dict[ClientId, dict[str, Tensor]] = {client: dict(update) for client, update in updates.items()}
-    for name in [name for name in next(iter(updates.values())) if name in received]:
+    for name in [name for name in next(iter(updates.values())) if name in known.received]:
         stacked = torch.stack([update[name] for update in updates.values()])
         moved = stacked.mean(0) - 1.5 * stacked.std(0, correction=0)
         for update in found.values():
@@ -118,10 +133,10 @@ ATTACKS: Mapping[str, Attack] = {
     "scaled by 10": _of_changes(lambda change, _draw: 10 * change),
     "scaled by 100": _of_changes(lambda change, _draw: 100 * change),
     "noise": _of_changes(_noise),
-    "Grams times 1e3": _of_entries(_is_squares, lambda gram, _draw: 1e3 * gram),
-    "Grams times 1e6": _of_entries(_is_squares, lambda gram, _draw: 1e6 * gram),
+    "Grams times 1e3": _of_entries(_is_squares, lambda gram, _draw: 1e3 * gram.tensor),
+    "Grams times 1e6": _of_entries(_is_squares, lambda gram, _draw: 1e6 * gram.tensor),
     "Grams of rank one": _of_entries(_is_squares, _rank_one),
-    "counts times 100": _of_entries(_is_number, lambda count, _draw: 100 * count),
+    "counts times 100": _of_entries(_is_number, lambda count, _draw: 100 * count.tensor),
     "swapped labels": _of_changes(lambda change, _draw: change.roll(1, 0), "head/"),
     "the same shift": _together,
     "no change": _of_changes(lambda change, _draw: torch.zeros_like(change)),
@@ -136,10 +151,12 @@ STEALTHY = ("a little is enough",)
 class Attacked:
     """A transport some of whose clients attack, in every round but evaluations; `falsified` holds who did in which.
 
-    Clients that are `absent` in a round send nothing there: what the others make of it is what the honest alone make.
+    `work` is what clients compute. Those that are `absent` in a round send nothing there: what the others make of it is
+    what the honest alone make.
     """
 
     inner: Transport
+    work: Work
     attack: Attack
     attackers: Sequence[ClientId] = ()
     absent: Container[tuple[Round, ClientId]] = ()
@@ -162,13 +179,14 @@ class Attacked:
                 own.append(found)
             else:
                 yield found
-        yield from self._attacked(own, received, round)
+        known = Known(received, self.work.gives(round), round.generator("attack"))
+        yield from self._attacked(own, known, round)
 
-    def _attacked(self, answers: Sequence[Answer], received: Tensors, round: Round) -> Generator[Answer]:
+    def _attacked(self, answers: Sequence[Answer], known: Known, round: Round) -> Generator[Answer]:
         codec = Codec()
         messages = {answer.client: codec.decode(answer.payload) for answer in answers}
         honest = {client: one.tensors for client, one in messages.items() if one.text["is"] == UPDATE}
-        sent = self.attack(honest, received, round.generator("attack")) if honest else {}
+        sent = self.attack(honest, known) if honest else {}
         for answer in answers:
             client, payload = answer.client, answer.payload
             if client in sent and not _same(sent[client], honest[client]):

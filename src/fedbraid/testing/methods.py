@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedbraid.algebra import Statistic, Tensors
-from fedbraid.core import Event, Method, Model, Phase, Round, State
+from fedbraid.algebra import Statistic, Tensors, without
+from fedbraid.core import KEEP, Event, Method, Model, Phase, Round, State
 from fedbraid.engine import Start, run, schedule
 from fedbraid.local.training import Training
 from fedbraid.methods import Options, Setting, make
 from fedbraid.models import AdaptedModel, Adapter, LanguageModel
+from fedbraid.quantities import Gives
 from fedbraid.runtimes.inprocess import in_process
 from fedbraid.runtimes.limits import Limits
 from fedbraid.testing.language import random_llama
 from fedbraid.testing.worlds import World, image_world, language_world, random_bert, text_world
+from fedbraid.wire import undeclared
 
 PLAN = Training(epochs=1, batch_size=16, lr=1e-3, augment=False)
 
@@ -33,7 +35,8 @@ def check_method(options: Options, *, adapter: str = "", rounds: int = 2) -> Non
     - It finishes a stream of unequal tasks with a client that lacks a class and one that sits out, in finite values.
     - Phases are pure: what they are given stays as it is, and torch's global generator too.
     - Equal seeds give equal bits, on a used model and after stops on the way.
-    - The gate finds the form of its updates, lets all of them pass, and changes no bit.
+    - All that it sends is declared, also lifted; the gate finds the schema of its updates, lets all of them pass, and
+      changes no bit.
     - A task of which nobody has data ends nothing, and values stay finite.
 
     `adapter` is the kind of adapter to check with; the method's first where nothing is given.
@@ -65,7 +68,8 @@ def _world_of(modality: str, folder: Path) -> Callable[..., World]:
 
 
 def _check_in(world: World, method: Method, adapter: Adapter) -> None:
-    watched = replace(method, phases={name: _Watched(phase) for name, phase in method.phases.items()})
+    phases = {name: _Watched(phase) for name, phase in method.phases.items()}
+    watched = replace(method, phases=phases, evaluate=_Watched(method.evaluate))
     generator = torch.get_rng_state()
     first = _Run(world, watched, adapter, Limits())
     events = first.events()
@@ -130,6 +134,7 @@ class _Watched:
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         before, memory = _copy(shared), _copy(data.memory)
         update = self.phase.client_update(model, shared, data, round)
+        _declared(update, self.phase.gives(round), f"client_update of {round}")
         _unchanged(before, shared, f"client_update of {round} changed what it received")
         _unchanged(memory, data.memory, f"client_update of {round} changed the client's memory in place")
         return update
@@ -137,6 +142,7 @@ class _Watched:
     def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:
         before = _copy(update)
         statistic = self.phase.lift(shared, update, round)
+        _declared(statistic, self.phase.gives(round, lifted=True), f"lift of {round}")
         _unchanged(before, update, f"lift of {round} changed the update")
         return statistic
 
@@ -146,6 +152,11 @@ class _Watched:
         _unchanged(before.shared, state.shared, f"server_update of {round} changed the shared state in place")
         _unchanged(before.server, state.server, f"server_update of {round} changed the server's state in place")
         return after
+
+
+def _declared(tensors: Tensors, gives: Gives, what: str) -> None:
+    strange = undeclared(without(tensors, KEEP), gives)
+    assert not strange, f"{what} sends {strange}, which the method does not declare"
 
 
 def _same(events: list[Event], others: list[Event], fault: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core import ClientId, Method, Model, Round, State, Task
 from fedbraid.phases import Cohort, every_task, everyone
+from fedbraid.quantities import SAMPLES, SUM, Gives
 
 SHARED = {"scale": torch.tensor([2.0])}
 """What the numbers are multiplied by."""
@@ -69,6 +70,9 @@ class Squares:
     @staticmethod
     def data(client: Any, task: Task) -> Any:
         return client.train(task)
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:  # noqa: ARG002
+        return {"count": SAMPLES, "sum": SUM, "squares": SUM} if lifted else {"x": SUM}
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:  # noqa: ARG002
         self.seen.append(shared)

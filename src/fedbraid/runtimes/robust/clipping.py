@@ -4,12 +4,13 @@
                 belongs together stays so: a Gram and its product give the same answer as before
     changes     a kind of tuned values moves less far from what was received, in the same direction
 
+Which of both a tensor is, or neither, says its quantity.
 What is taken then bounds what a false update can do, and no longer what it is: the merge is not that of the honest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,13 +18,10 @@ from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import ClientId
-from fedbraid.runtimes.limits import Named, named
 from fedbraid.runtimes.robust.comparisons import by_kind, is_moved
-from fedbraid.runtimes.robust.facts import Facts, group, is_value, label
+from fedbraid.runtimes.robust.facts import Facts, is_change
 from fedbraid.runtimes.robust.sketches import corner
-
-WHOLE = ("senders", "vectors", "client")
-"""What no weight goes with: who sends, and directions."""
+from fedbraid.wire import Entry
 
 
 @dataclass(frozen=True)
@@ -58,21 +56,20 @@ def clips(facts: Mapping[ClientId, Facts], most: float) -> Mapping[ClientId, Cli
     }
 
 
-def clipped(tensors: Tensors, received: Tensors, clip: Clip) -> Tensors:
+def clipped(entries: Sequence[Entry], received: Tensors, clip: Clip) -> Tensors:
     """The update with its weights and changes made smaller; counts become fractions."""
-    return {entry.name: _smaller(entry, received, clip) for entry in named(tensors)}
+    return {entry.name: _smaller(entry, received, clip) for entry in entries}
 
 
-def _smaller(entry: Named, received: Tensors, clip: Clip) -> Tensor:
-    if is_value(entry, received):
-        kind = group(label(entry))
-        factor = clip.changes.get(kind, 1.0)
-        if factor >= 1:
+def _smaller(entry: Entry, received: Tensors, clip: Clip) -> Tensor:
+    if entry.quantity.clipped == "change":
+        factor = clip.changes.get(entry.kind, 1.0)
+        if factor >= 1 or not is_change(entry, received):
             return entry.tensor
         value = entry.tensor.double()
-        start = received[entry.own][corner(value)].double() if clip.moved[kind] else 0.0
+        start = received[entry.own][corner(value)].double() if clip.moved[entry.kind] else 0.0
         return start + factor * (value - start)
-    if clip.weight >= 1 or entry.kind in WHOLE or entry.own in WHOLE:
+    if clip.weight >= 1 or entry.quantity.clipped == "nothing":
         return entry.tensor
     return clip.weight * entry.tensor.double()
 

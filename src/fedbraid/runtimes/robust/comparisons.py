@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fedbraid.core import ClientId
-from fedbraid.runtimes.robust.facts import SOME, Change, Facts, is_fisher
+from fedbraid.runtimes.robust.facts import SOME, Change, Facts
 from fedbraid.runtimes.robust.thresholds import FEWEST, Thresholds
 
 NORMAL = 1.4826
@@ -90,16 +90,17 @@ def compared(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterato
 
 def _weights(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterator[Comparison]:
     known = {name for own in facts.values() for name in own.traces}
+    loose = _of_gradients(facts)
     for name, sizes in _by_name({client: own.weights for client, own in facts.items()}):
         away = _from_median({client: size for client, size in sizes.items() if size > 0})
-        limit = thresholds.weight * (TRACES if name in known else 1.0) * (FISHER if is_fisher(name) else 1.0)
+        limit = thresholds.weight * (TRACES if name in known else 1.0) * (FISHER if name in loose else 1.0)
         yield from _judged("no larger a weight than others' by far", name, away, limit, thresholds, more)
 
 
 def _traces(facts: Mapping[ClientId, Facts], thresholds: Thresholds) -> Iterator[Comparison]:
-    rule = "a trace by sample like that of others"
+    rule, loose = "a trace by sample like that of others", _of_gradients(facts)
     for name, sizes in _by_name({client: own.traces for client, own in facts.items()}):
-        away, fisher = _from_median(sizes), is_fisher(name)
+        away, fisher = _from_median(sizes), name in loose
         yield from _judged(rule, name, away, thresholds.trace * (FISHER if fisher else 1.0), thresholds, more)
         if not fisher:  # where a client has learned all it has, nothing is left of its gradients
             yield from _judged(rule, name, _turned(away), thresholds.trace, thresholds, less)
@@ -187,6 +188,11 @@ def is_moved(facts: Mapping[ClientId, Facts], kind: str) -> bool:
     """
     holders = [own for own in facts.values() if kind in own.moved]
     return median(own.moved[kind].norm for own in holders) <= median(own.sent[kind].norm for own in holders)
+
+
+def _of_gradients(facts: Mapping[ClientId, Facts]) -> set[str]:
+    """The names of squared gradients."""
+    return {name for own in facts.values() for name in own.gradients}
 
 
 def _judged(

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import ClientId, Refusal, Round
+from fedbraid.quantities import Gives
 from fedbraid.runtimes.robust.clipping import Clip, clips
 from fedbraid.runtimes.robust.comparisons import Comparison, compared, directions
 from fedbraid.runtimes.robust.facts import Facts, facts_of
 from fedbraid.runtimes.robust.thresholds import FEWEST, Thresholds
+from fedbraid.wire import entries
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,16 @@ class Verdict:
 class Cohort:
     """The updates of one round as facts; memory is a few numbers a tensor and client, and a sketch a kind."""
 
-    def __init__(self, thresholds: Thresholds, received: Tensors, round: Round) -> None:
+    def __init__(self, thresholds: Thresholds, received: Tensors, round: Round, gives: Gives) -> None:
         self._thresholds = thresholds
         self._received = received
         self._round = round
+        self._gives = gives
         self._facts: dict[ClientId, Facts] = {}
 
     def add(self, client: ClientId, tensors: Tensors) -> None:
         """Takes note of an update that has passed the gate."""
-        self._facts[client] = facts_of(tensors, self._received, self._round)
+        self._facts[client] = facts_of(entries(tensors, self._gives), self._received, self._round)
 
     def verdict(self) -> Verdict:
         """What becomes of all that were added; the same in whatever order they came."""

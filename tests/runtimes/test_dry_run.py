@@ -1,4 +1,4 @@
-"""The form of an update, found on noise: that of every honest update, for every method, client and round."""
+"""The schema of an update, found on noise: that of every honest update, for every method, client and round."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +14,10 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
-from fedbraid.phases import Measure
+from fedbraid.phases import Measure, Measured
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.rehearsal import Form, Noise, rehearse
+from fedbraid.runtimes.dry_run import Noise, UpdateSchema, dry_run
 from fedbraid.testing import World, image_world, language_world, random_bert, random_llama, text_world
 from fedbraid.testing.replay import is_update, recorded
 
@@ -62,21 +62,21 @@ def forms(work: Work, payload: bytes) -> dict[str, Any]:
 
 
 def check(work: Work, world: World) -> int:
-    """Compares every update of a run with its own rehearsal and with that of another client; how many there were."""
+    """Compares every update of a run with its own dry run and with that of another client; how many there were."""
     count = 0
     for was in recorded(work, world):
-        first = rehearse(work, min(was.answers), was.received, was.round)
+        first = dry_run(work, min(was.answers), was.received, was.round)
         for client, payload in was.answers.items():
             if is_update(work, payload):
                 found = forms(work, payload)
-                assert dict(rehearse(work, client, was.received, was.round).tensors) == found, (was.round, client)
+                assert dict(dry_run(work, client, was.received, was.round).tensors) == found, (was.round, client)
                 assert dict(first.of(client).tensors) == found, (was.round, client)
                 count += 1
     return count
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_form_is_that_of_every_update(name: str, built: Callable[..., tuple[Work, World]]) -> None:
+def test_the_schema_is_that_of_every_update(name: str, built: Callable[..., tuple[Work, World]]) -> None:
     """Images, or else whatever the method knows; `check_method` sends all adapters and modalities through the gate."""
     assert check(*built(name)) > 0
 
@@ -91,20 +91,21 @@ def test_so_it_is_for_texts(name: str, modality: str, built: Callable[..., tuple
     assert check(*built(name, modality)) > 0
 
 
-def test_clients_of_other_ranks_have_other_forms(built: Callable[..., tuple[Work, World]]) -> None:
+def test_clients_of_other_ranks_have_other_schemas(built: Callable[..., tuple[Work, World]]) -> None:
     work, world = built("fedit", ranks={"c": 1})
     was = recorded(work, world)[0]
-    whole, own = (rehearse(work, client, was.received, was.round) for client in "ac")
+    whole, own = (dry_run(work, client, was.received, was.round) for client in "ac")
     assert dict(own.tensors) == forms(work, was.answers["c"]) != dict(whole.of("c").tensors)
     assert own.bytes < whole.bytes
 
 
 def test_what_says_whose_it_is_is_renamed_and_nothing_else() -> None:
     kind = (torch.float32, (1,))
-    form = Form("0", dict.fromkeys(["head/0", "client/0", "beside/client/0/count", "client/01", "my/client/0x"], kind))
-    renamed = form.of("a/b")
+    names = ["head/0", "client/0", "beside/client/0/count", "client/01", "my/client/0x"]
+    schema = UpdateSchema("0", dict.fromkeys(names, kind), {})
+    renamed = schema.of("a/b")
     assert list(renamed.tensors) == ["head/0", "client/a%2Fb", "beside/client/a%2Fb/count", "client/01", "my/client/0x"]
-    assert dict(Form("a/b", renamed.tensors).of("0").tensors) == dict(form.tensors)
+    assert dict(UpdateSchema("a/b", renamed.tensors, {}).of("0").tensors) == dict(schema.tensors)
 
 
 def test_it_leaves_no_trace(built: Callable[..., tuple[Work, World]]) -> None:
@@ -112,7 +113,7 @@ def test_it_leaves_no_trace(built: Callable[..., tuple[Work, World]]) -> None:
     was = recorded(work, world)[-1]
     before = {name: tensor.clone() for name, tensor in was.received.items()}
     generator = torch.get_rng_state()
-    rehearse(work, "a", was.received, was.round)
+    dry_run(work, "a", was.received, was.round)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(was.received[name], tensor) for name, tensor in before.items())
 
@@ -136,7 +137,7 @@ def test_a_step_that_needs_true_samples_says_so(
         raise error("no such thing")
 
     work, world = built("afl")
-    work = replace(work, method=replace(work.method, phases={"ridge": Measure(broken)}))
+    work = replace(work, method=replace(work.method, phases={"ridge": Measure(Measured(broken, {}))}))
     message = "set gate.check = false" if kind is RunError else "^no such thing$"
     with pytest.raises(kind, match=message):
-        rehearse(work, "a", {}, Round(world.tasks[0], "ridge", 0, 0))
+        dry_run(work, "a", {}, Round(world.tasks[0], "ridge", 0, 0))
