@@ -34,6 +34,7 @@ from fedbraid import config
 from fedbraid.core import Event, State
 from fedbraid.errors import UserError
 from fedbraid.experiment import build
+from fedbraid.masking import summable
 from fedbraid.methods import METHODS
 from fedbraid.secure import BelowThreshold, Layout, Session, client, masked_sum, server
 from fedbraid.secure.fixed_point import decode, encode
@@ -203,9 +204,8 @@ def runs() -> None:
 
 def methods() -> None:
     """Prints for every method of sums how far a masked run lies from the clear one."""
-    for name, options in METHODS.items():
-        about = options().about
-        if not about.sums or about.centralised or "image" not in about.modalities:
+    for name in summable():
+        if "image" not in METHODS[name].about.modalities:
             continue
         settings = [*RUN, "data.train_per_class=10", f"method.name={name}", "run.evaluate=task"]
         try:

@@ -95,7 +95,7 @@ def _hashes(methods: list[str], folder: Path) -> Iterator[tuple[str, str]]:
 
 def _hash(options: Options, modality: str, way: str, folder: Path) -> str:
     """Of the end state; where the run is refused, that it is."""
-    world = _world(modality, folder, joined=options.about.centralised)
+    world = make_world(modality, folder, joined=options.about.centralised)
     adapter = options.adapter(Adapter(options.about.adapters[0], rank=2, blocks="0-1"))  # type: ignore[arg-type]
     method = make(options, Setting(adapter, PLAN, 2, **world.learned))
     runtime = in_process(method, world.model(adapter), world.clients, world.evaluators, limits=Limits(), **WAYS[way])
@@ -116,7 +116,7 @@ def _add(digest: Any, tensors: Tensors) -> None:
         digest.update(raw(tensors[name]))
 
 
-def _world(modality: str, folder: Path, *, joined: bool) -> World:
+def make_world(modality: str, folder: Path, *, joined: bool) -> World:
     worlds = {
         "image": image_world,
         "text": partial(text_world, folder / "text"),

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from fedbraid.api import (
     About,
-    Gives,
     Merge,
     Method,
     Options,
@@ -19,11 +18,11 @@ from fedbraid.api import (
     Tensors,
     averaging,
     carried,
-    quantities,
     require,
     select,
     values,
 )
+from fedbraid.api import quantities as q
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Power(Merge):
 
     power: float
 
-    def gives(self) -> Gives:
-        return {"weight": quantities.SUM, "sum": quantities.WEIGHTED}
+    def gives(self) -> q.Gives:
+        return {"weight": q.SUM, "sum": q.WEIGHTED}
 
     def lift(self, update: Tensors) -> Statistic:
         weight = update["count"].double() ** self.power

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from fedbraid import config
+from fedbraid import config, quantities
 from fedbraid.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,12 @@ def _page(name):
     found = [page for page in pages if re.search(named, page, re.MULTILINE)]
     assert len(found) == 1, f"{len(found)} pages on {name}"
     return found[0]
+
+
+def test_the_page_of_what_travels_tells_every_quantity():
+    page = (ROOT / "docs" / "what-travels.md").read_text()
+    rows = re.findall(r"^\| (\w+) \|", page, re.MULTILINE)
+    assert rows[1:] == [*get_args(quantities.Role)]
 
 
 def test_links_between_documents_lead_somewhere():

@@ -39,7 +39,7 @@ def check_settings(
     if own:
         raise UserError(
             f"secure.masked: method {method.name!r} sends what is each client's own ({', '.join(own)}), and no sum "
-            "hides that; it may send sums with other options, and these always do: " + ", ".join(_summable())
+            "hides that; it may send sums with other options, and these always do: " + ", ".join(summable())
         )
     exam = _owned([(Round(tasks[0], EVALUATE, 0, config.run.seed), method.evaluate)])
     if exam and evaluators > 1:
@@ -83,8 +83,8 @@ def _owned(rounds: Sequence[tuple[Round, Phase]]) -> list[str]:
     return sorted({name for some in gives for name, quantity in some if quantity.owned})
 
 
-def _summable() -> list[str]:
-    """The methods that send sums alone, as they are by default."""
+def summable() -> list[str]:
+    """The methods that send sums alone as they are by default, so that a masked sum can compute them."""
     task = Task(0, (0, 2))
     found: list[str] = []
     for name, entry in METHODS.items():

@@ -25,8 +25,9 @@ from fedbraid.local.exams import right_answers
 from fedbraid.local.objectives import Objective, cross_entropy
 from fedbraid.local.training import Training, train
 from fedbraid.merges import Merge, deviation
-from fedbraid.quantities import SAMPLES, TRAINING_METRICS, VALUE, Gives
-from fedbraid.wire import declared, placed, undeclared
+from fedbraid.merges.base import MEASURED
+from fedbraid.quantities import RESERVED, SAMPLES, TRAINING_METRICS, VALUE, VALUES, Gives, placed
+from fedbraid.wire import declared, undeclared
 
 Cohort = Callable[[Sequence[ClientId], Round], Sequence[ClientId]]
 
@@ -46,7 +47,7 @@ class Measured:
     gives: Gives
 
     def __post_init__(self) -> None:
-        declared(self.gives, f"what {_name_of(self.function)} measures")
+        declared(self.gives, f"what {_name_of(self.function)} measures", {**RESERVED, **dict.fromkeys(VALUES, VALUE)})
 
     def __call__(self, model: Model, values: Tensors, data: Data, round: Round) -> Tensors:
         found = self.function(model, values, data, round)
@@ -156,6 +157,13 @@ class Train:
                 'method gives that returns {"sum": WEIGHTED, ...}, by the beginnings of names'
             )
         declared(self.merge.gives(), f"the merge {name}")
+        known = {*MEASURED, *self.merge.reads()}
+        strange = [one for one in self.measures.gives if one.split("/", 1)[0] not in known]
+        if strange:
+            raise UserError(
+                f"the merge {name} does not read {', '.join(map(repr, strange))}, which is measured for it, and would "
+                "take it for a tuned value: give sums in place of measures, or a merge whose method reads names it"
+            )
 
     def gives(self, round: Round, *, lifted: bool = False) -> Gives:
         values = {kind.split("/", 1)[0]: VALUE for kind in self.kinds(round)}

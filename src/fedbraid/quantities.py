@@ -28,7 +28,7 @@ class Quantity:
 
     role: Role
     label: str
-    """What reports call it; empty where that is the kind in its own name, as of tuned values."""
+    """What reports call it; empty where that is the kind in its own name, as of tuned values and own sums."""
     bound: Literal["value", "values", "count", "tokens", "trace", "one", "sample", "nothing"]
     """Gate: how large a number may be. As a tuned value, or as some of them added; as a number of samples, or of their
     tokens; as the trace of a Gram; one; so much for every sample behind it; whatever it is."""
@@ -79,9 +79,9 @@ BITS, FINE, FINER = 24, 36, 40
 """Bits after the point: an error of at most `n 2^-25` in a sum of n clients and room for `2^39 / n`; and more of them,
 with less room, where what is made of a sum depends on small numbers."""
 
-_TRAINED = (
-    "a trained value: with small batches or few samples it can be inverted to samples, and whether a known sample was "
-    "among them can be guessed"
+_INVERTED = (
+    "with small batches or few samples it can be inverted to samples, and whether a known sample was among them can be "
+    "guessed"
 )
 _GRAM = (
     "second moments of a layer's inputs: on fewer samples than dimensions they disclose the span in which all samples "
@@ -93,10 +93,10 @@ _DIAGONAL = (
 )
 
 # Tuned values, and what is made of them.
-VALUE = Quantity("value", "", "value", "change", "change", BITS, "training", _TRAINED)
+VALUE = Quantity("value", "", "value", "change", "change", BITS, "training", f"a trained value: {_INVERTED}")
 WEIGHTED = Quantity(
     "product", "weighted values", "values", "size", "weight", BITS, "derived",
-    f"tuned values times the number of samples; divided by that number it is {_TRAINED}",
+    f"a trained value times the number of samples, which travels too: {_INVERTED}",
 )  # fmt: skip
 PRODUCT = Quantity(
     "product", "product", "sample", "size", "weight", BITS, "derived",
@@ -104,18 +104,18 @@ PRODUCT = Quantity(
     against=("diagonal", "triangle"),
 )  # fmt: skip
 UPDATE_PRODUCT = replace(
-    PRODUCT.saying(f"the low-rank update, its factors multiplied: {_TRAINED}", "update"), against=()
+    PRODUCT.saying(f"the low-rank update, its factors multiplied: {_INVERTED}", "update"), against=()
 )
 SKETCH = UPDATE_PRODUCT.saying("linear images of the low-rank update, from which it is recovered", "sketch")
 SIGNED_CHANGES = replace(
-    WEIGHTED.saying(f"the parts of a change that are of one sign, times the number of samples: {_TRAINED}", "changes"),
+    WEIGHTED.saying(f"the parts of a change that are of one sign, times the number of samples: {_INVERTED}", "changes"),
     bound="sample", fraction=FINE,
 )  # fmt: skip
 FISHER_PRODUCT = replace(PRODUCT, against=("fisher",), fraction=FINER)
 
 # Counts.
 COUNT = Quantity(
-    "count", "counts", "count", "weight", "weight", BITS, "nothing",
+    "count", "", "count", "weight", "weight", BITS, "nothing",
     "how many of the client's samples are of some kind, exactly",
 )  # fmt: skip
 SAMPLES = replace(COUNT.saying("the exact number of samples", "count"), counts="samples", released="declared")
@@ -123,14 +123,17 @@ CLASS_COUNTS = replace(
     COUNT.saying("the number of samples of every class: the client's label distribution", "class counts"),
     counts="samples",
 )  # fmt: skip
-SIGN_COUNTS = COUNT.saying("which values grew and which fell in training, and the exact number of samples", "signs")
+SIGN_COUNTS = replace(
+    COUNT.saying("which values grew and which fell in training, and the exact number of samples", "signs"),
+    released="derived",
+)
 SENDERS = replace(
     COUNT.saying("that one client sent the message", "sender"), clipped="nothing", released="declared", counts="sender"
 )  # fmt: skip
 
 # Sums over samples.
 SUM = Quantity(
-    "sum", "sum", "sample", "size", "weight", BITS, "nothing",
+    "sum", "", "sample", "size", "weight", BITS, "nothing",
     "a sum over the client's samples that the method defines: on few samples take it as disclosing them",
 )  # fmt: skip
 GRADIENT = SUM.saying(
@@ -172,6 +175,21 @@ ANSWERS = replace(
     RESULT.saying("the told and the true answer of every single test sample", "test answers"), fraction=None
 )  # fmt: skip
 
+
+def own(gives: Gives) -> Gives:
+    """The same quantities as one client's own, sent under `client/<id>/<name>`: no sum hides them."""
+    owned = {name: replace(quantity.again, fraction=None) for name, quantity in gives.items()}
+    return {
+        f"client/*/{name}": quantity.saying(f"{quantity.discloses}; under the client's own name")
+        for name, quantity in owned.items()
+    }
+
+
+def placed(place: str, gives: Gives) -> Gives:
+    """The same under a place: `fit`, `held`, ..."""
+    return {f"{place}/{name}": quantity for name, quantity in gives.items()}
+
+
 GRAMS: Gives = {"diagonal": DIAGONAL, "triangle": GRAM, "vectors": DIRECTION, "values": EIGENVALUES}
 """The Gram of a value in all its travelling forms (see `merges.grams`)."""
 CLASS_MOMENTS: Gives = {"count": CLASS_COUNTS, "first": MOMENT}
@@ -186,9 +204,8 @@ VALUES = (
 MEASURES: Gives = {**GRAMS, "fisher": SQUARES, "client/*": OWNER}
 """What is measured about a value, and whose an update is: the names by which merges know it."""
 RESERVED: Mapping[str, Quantity | None] = {
-    **dict.fromkeys(VALUES, VALUE),
     **MEASURES,
     "count": SAMPLES,
-    **dict.fromkeys(("beside", "keep", "metric"), None),
+    **dict.fromkeys(("beside", "client", "keep", "metric"), None),
 }
-"""Names that mean one thing everywhere, so that a method gives them no other meaning; None where it may give none."""
+"""Names that mean one thing everywhere, so that nobody gives them another; None where nobody may declare them."""

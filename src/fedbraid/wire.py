@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -42,34 +42,21 @@ class Entry:
         return self.quantity.label or self.kind
 
 
-def declared(gives: Gives, whose: str) -> Gives:
+def declared(gives: Gives, whose: str, reserved: Mapping[str, Quantity | None] = RESERVED) -> Gives:
     """The same; `UserError` where it gives a name a meaning that the name cannot have. `whose` says who declares."""
     for name, quantity in gives.items():
-        first, _, rest = name.partition("/")
-        if first == "client" and rest.startswith("*") and quantity.owned:
+        if name.startswith("client/*") and quantity.owned:
             continue
-        meant = RESERVED.get(first)
-        if first == "client" or (first in RESERVED and not _alike(meant, quantity)):
+        first = name.split("/", 1)[0]
+        meant = reserved.get(first)
+        if first in reserved and (meant is None or (meant.role, meant.form) != (quantity.role, quantity.form)):
+            means = f"which is the name of a {meant.form or meant.role}" if meant else "which is the library's"
+            taken = ", ".join(sorted({one.split("/", 1)[0] for one in reserved}))
             raise UserError(
-                f"{whose} declares {name!r} as {quantity.role} ({quantity.label or 'no label'}), but that name is "
-                f"{'a ' + meant.role if meant else 'of the library'} everywhere; choose another. Reserved are "
-                f"{', '.join(sorted({*RESERVED, 'client'}))}; what is one client's own is declared by own({{...}})"
+                f"{whose} declares {name!r} as a {quantity.form or quantity.role}, {means}: choose another. These "
+                f"names are taken: {taken}. What is one client's own is declared by quantities.own({{...}})"
             )
     return gives
-
-
-def own(gives: Gives) -> Gives:
-    """The same quantities as one client's own, sent under `client/<id>/<name>`: no sum hides them."""
-    owned = {name: replace(quantity.again, fraction=None) for name, quantity in gives.items()}
-    return {
-        f"client/*/{name}": quantity.saying(f"{quantity.discloses}; under the client's own name")
-        for name, quantity in owned.items()
-    }
-
-
-def placed(place: str, gives: Gives) -> Gives:
-    """The same under a place: `fit`, `held`, ..."""
-    return {f"{place}/{name}": quantity for name, quantity in gives.items()}
 
 
 def entries(tensors: Tensors, gives: Gives) -> list[Entry]:
@@ -126,10 +113,6 @@ def anonymous(name: str) -> str:
     ('beside/client/*/first', 'client/*')
     """
     return _CLIENT.sub(r"\1client/*", name)
-
-
-def _alike(meant: Quantity | None, quantity: Quantity) -> bool:
-    return meant is not None and (meant.role, meant.form) == (quantity.role, quantity.form)
 
 
 def _pattern(name: str, gives: Gives) -> str | None:

@@ -31,6 +31,7 @@ from fedbraid.quantities import (
     SUM,
     TRAINING_METRICS,
     VALUE,
+    own,
 )
 from fedbraid.runtimes import gram_rules, limits
 from fedbraid.runtimes.client import Work
@@ -40,7 +41,7 @@ from fedbraid.runtimes.limits import Limits
 from fedbraid.testing import image_world
 from fedbraid.testing.malformed import KINDS
 from fedbraid.testing.replay import TWICE, Place, judged, places, recorded, replay
-from fedbraid.wire import Entry, entries, own, samples_behind
+from fedbraid.wire import Entry, entries, samples_behind
 
 ADAPTER = Adapter(rank=2, blocks="0-1")
 PLAN = Training(epochs=1, batch_size=16, lr=1e-3, augment=False)

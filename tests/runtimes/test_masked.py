@@ -19,7 +19,7 @@ from fedbraid.errors import StoppedRun, UserError
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
-from fedbraid.quantities import GRAMS, SUM, Gives
+from fedbraid.quantities import GRAMS, SUM, Gives, own
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Answer
@@ -32,7 +32,7 @@ from fedbraid.secure import Layout, new_identity
 from fedbraid.secure.fixed_point import encode
 from fedbraid.testing.numbers import ROUND, SHARED, Squares, holders, squares
 from fedbraid.testing.worlds import image_world
-from fedbraid.wire import fraction, own
+from fedbraid.wire import fraction
 
 VALUES = {str(c): (c + 0.5, c / 4) for c in range(5)} | {"5": ()}
 """Numbers whose sums and squares are exact in fixed point; the last client has none."""

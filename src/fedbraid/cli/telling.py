@@ -54,11 +54,13 @@ def methods(as_json: AsJson = False) -> None:
     """The methods there are."""
     from dataclasses import asdict
 
+    from fedbraid.masking import summable
     from fedbraid.methods import METHODS
 
     about = [entry.about for entry in METHODS.values()]
     if as_json:
-        print_json([asdict(row) for row in about])
+        able = summable()
+        print_json([{**asdict(row), "sums": row.name in able} for row in about])
         return
     print_table(
         ["name", "family", "travels up", "citation"],

@@ -14,8 +14,7 @@ from fedbraid.algebra import Tensors
 from fedbraid.core import Data, Model, Round
 from fedbraid.linalg import to_triangle
 from fedbraid.progress import track
-from fedbraid.quantities import GRAM, MOMENT, SAMPLES, Gives
-from fedbraid.wire import placed
+from fedbraid.quantities import GRAM, MOMENT, SAMPLES, Gives, placed
 
 BATCH = 128
 _PART: Gives = {"count": SAMPLES, "gram": GRAM, "product": MOMENT}

@@ -9,6 +9,7 @@ An update names tuned values by their state keys (`head/0`, `lora_A/<layer>`, ..
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from fedbraid.algebra import Statistic, Tensors
@@ -32,6 +33,10 @@ class Merge(Protocol):
         clients' factors, as where factors are averaged, or something of the rule's own."""
         return "its own"
 
+    def reads(self) -> Sequence[str]:
+        """What it reads of what is measured, by the beginnings of names, beside what every merge knows."""
+        return ()
+
     def lift(self, update: Tensors) -> Statistic:
         """The statistic of one client's update."""
         ...
@@ -41,10 +46,10 @@ class Merge(Protocol):
         ...
 
 
-def values(update: Tensors, measured: Gives | None = None) -> list[str]:
+def values(update: Tensors, reads: Sequence[str] = ()) -> list[str]:
     """The keys of an update's tuned values: everything but the count and what was measured.
 
-    `measured` is what a method measures beside what every merge knows.
+    `reads` is what the merge reads beside what every merge knows.
     """
-    kinds = {"count", *MEASURED, *(measured or {})}
+    kinds = {"count", *MEASURED, *reads}
     return [key for key in update if key.split("/", 1)[0] not in kinds]

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fedbraid.algebra import Statistic, Tensors, prefix, select
 from fedbraid.low_rank import Factors
-from fedbraid.quantities import SAMPLES, VALUE
-from fedbraid.wire import own
+from fedbraid.quantities import SAMPLES, VALUE, own
 
 CLIENT = "client"
 FACTORS = ("lora_A", "lora_B")

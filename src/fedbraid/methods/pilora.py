@@ -42,8 +42,7 @@ from fedbraid.methods.base import About, Options, Setting, among, examined, head
 from fedbraid.methods.task_memory import FACTORS, begin, finish, finished, require_unit_scale, summed
 from fedbraid.models.adapters import Adapter
 from fedbraid.phases import Measure, Measured, Train, serve
-from fedbraid.quantities import CLASS_MOMENTS, VALUE, Gives
-from fedbraid.wire import own
+from fedbraid.quantities import CLASS_MOMENTS, VALUE, Gives, own
 
 PROTOTYPES = replace(
     VALUE.saying("one feature vector of every class, near the client's mean of that class", "prototypes"),

@@ -132,10 +132,10 @@ def what_leaves(
     """
     if (epsilon is None) != (delta is None):
         raise UserError("an epsilon says nothing without its delta: give both or neither")
-    kinds: dict[str, list[Entry]] = {}
+    alike: dict[tuple[str, str], list[Entry]] = {}
     for entry in found:
-        kinds.setdefault(entry.label, []).append(entry)
-    parts = [_part(label, kinds[label], private=epsilon is not None) for label in sorted(kinds)]
+        alike.setdefault((entry.label, entry.quantity.discloses), []).append(entry)
+    parts = [_part(alike[which], private=epsilon is not None) for which in sorted(alike)]
     grams = [
         GramRows(entry.name, entry.label, size, behind, behind / size)
         for entry in found
@@ -145,15 +145,15 @@ def what_leaves(
     return Leaving(samples, tokens, masked, epsilon, delta, tuple(parts), tuple(grams))
 
 
-def _part(label: str, entries: Sequence[Entry], *, private: bool) -> Part:
-    """All tensors of one label; with what is `private`, what was declared says nothing of the samples."""
+def _part(entries: Sequence[Entry], *, private: bool) -> Part:
+    """Tensors that disclose the same; where it is `private`, a number that was declared says nothing of the samples."""
     quantity = entries[0].quantity
     return Part(
-        label,
+        entries[0].label,
         tuple(entry.name for entry in entries),
         sum(entry.tensor.numel() for entry in entries),
         sum(_bytes(entry.tensor) for entry in entries),
-        private and all(entry.quantity.released != "nothing" for entry in entries),
+        private and quantity.released != "nothing",
         PUBLIC if private and quantity.released == "declared" else quantity.discloses,
     )
 
