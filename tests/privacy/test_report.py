@@ -78,6 +78,12 @@ def test_grams_tell_their_samples_a_dimension() -> None:
     assert "1 x gram of width 10: 2.5 samples a dimension\n" in text
 
 
+def test_a_gram_of_no_samples_is_none() -> None:
+    parts = {"fit/count": torch.tensor(7.0), "held/count": torch.tensor(0.0), "fit/gram": (15,), "held/gram": (15,)}
+    (gram,) = what_leaves(parts, samples=7).grams
+    assert (gram.name, gram.samples) == ("fit/gram", 7)
+
+
 def test_without_noise_it_says_so() -> None:
     report = what_leaves(MESSAGE, samples=250, tokens=49250)
     assert not report.private

@@ -140,7 +140,7 @@ def what_leaves(
         GramRows(entry.name, entry.label, size, behind, behind / size)
         for entry in found
         if (size := width(entry))
-        for behind in [_samples_of(entry, found, samples)]
+        if (behind := _samples_of(entry, found, samples))  # a Gram of no samples is zero
     ]
     return Leaving(samples, tokens, masked, epsilon, delta, tuple(parts), tuple(grams))
 
