@@ -49,6 +49,20 @@ class Images:
 
 
 @dataclass(frozen=True)
+class NoSamples:
+    """No samples: an empty table never reaches a tokenizer or a decoder, which want one sample at least."""
+
+    def inputs(
+        self,
+        indices: Tensor,  # noqa: ARG002 (there are none)
+        device: torch.device,  # noqa: ARG002
+        augment: torch.Generator | None,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
 class Texts:
     """Token rows padded on the right to one length; a batch is as long as its longest row."""
 
@@ -193,14 +207,16 @@ def _samples(
     dataset: Dataset, table: Table, input: ImageInput | TextInput | PromptInput, augment: str, template: str
 ) -> Samples:
     if isinstance(input, ImageInput) and table.images is not None:
-        return Images(table.images, input, augment)
+        return Images(table.images, input, augment) if len(table) else NoSamples()
     if isinstance(input, PromptInput) and table.answers is not None:
+        if not len(table):
+            return NoSamples()
         where = f"{dataset.name}, {'training' if table is dataset.train else 'test'}"
         return tokenized(
             [str(text) for text in table.texts or ()], table.answers, input, template=template, where=where
         )
     if isinstance(input, TextInput) and table.texts is not None and table.answers is None:
-        return _tokenized(table.texts, input)
+        return _tokenized(table.texts, input) if len(table) else NoSamples()
     reads = {ImageInput: "images", TextInput: "texts", PromptInput: "prompts with answers"}[type(input)]
     raise UserError(
         f"{dataset.name} is {dataset.modality} data, but the backbone reads {reads}; "
