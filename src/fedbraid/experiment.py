@@ -92,7 +92,9 @@ class Experiment:
         refuse = small == "refuse" or (small == "auto" and deployed)
         payment = self._payment(folder, alone=alone or deployed)
         hidden = self.config.secure.masked
-        return replace(self, guard=Guard(folder, refuse=refuse, masked=hidden, payment=payment, tell=tell))
+        least = self.config.privacy.least_samples
+        guard = Guard(folder, refuse=refuse, least=least, masked=hidden, payment=payment, tell=tell)
+        return replace(self, guard=guard)
 
     def _payment(self, folder: Path, *, alone: bool) -> Payment | None:
         """How private work is paid; an account is one client's, for one configuration."""

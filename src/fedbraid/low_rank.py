@@ -46,7 +46,7 @@ def residual(lefts: Sequence[Tensor], rights: Sequence[Tensor], weights: Tensor)
 
     >>> ones, none = torch.ones(1, 1), torch.zeros(1, 1)
     >>> left, right = residual([ones, none], [ones, none], torch.tensor([0.5, 0.5]))
-    >>> (left @ right).item()
+    >>> round((left @ right).item(), 12)
     0.25
     """
     mixing = contrasts(weights) * weights.double().sqrt()

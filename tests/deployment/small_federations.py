@@ -37,6 +37,7 @@ class Node:
     name: str
     greet: Callable[[bytes], bytes]
     answer: Callable[[bytes], bytes]
+    fault: Callable[[Exception], Mapping[str, str | int]]
     status: str = "online"
 
 
@@ -66,7 +67,8 @@ class Grid:
             kind = message.metadata.message_type
             self.sent.append((message.metadata.dst_node_id, kind))
             work = node.greet if kind == "query" else node.answer
-            self.waiting[name] = replied(message, lambda work=work, message=message: work(unpack(message)))
+            compute = lambda work=work, message=message: work(unpack(message))  # noqa: E731
+            self.waiting[name] = replied(message, compute, node.fault)
             names.append(name)
         return names
 
@@ -87,9 +89,15 @@ def federation(folder: Path, data: Path, *more: str, evaluate: str = "server", s
 
 def grid_of(made: Any) -> Grid:
     """The sites of a federation as nodes."""
+    return Grid({10 + number: node_of(made, name) for number, name in enumerate(made.terms.sites)})
+
+
+def node_of(made: Any, name: str) -> Node:
+    """A site of a federation as a node: what goes wrong leaves it as a code."""
+    from fedbraid.deployment import faults
     from fedbraid.deployment.answering import Answering
     from fedbraid.deployment.site import read_site
+    from fedbraid.runtimes.flower import coded
 
-    sites = {name: Answering(read_site(made.site(name))) for name in made.terms.sites}
-    nodes = {10 + n: Node(name, site.greet, site.answer) for n, (name, site) in enumerate(sites.items())}
-    return Grid(nodes)
+    site = Answering(read_site(made.site(name)))
+    return Node(name, site.greet, site.answer, lambda error: coded(*faults.keep(made.site(name), error)))

@@ -12,8 +12,8 @@ pytest.importorskip("cryptography", reason="the extra 'secure' is not installed"
 from small_federations import SMALL, federation, grid_of
 
 from fedbraid import config, runs
-from fedbraid.deployment import greeting as greetings
-from fedbraid.deployment.greeting import local_config
+from fedbraid.deployment import faults, handshake
+from fedbraid.deployment.handshake import local_config
 from fedbraid.deployment.serving import serve
 from fedbraid.deployment.site import OwnMasking, SiteFolder, SiteTerms
 from fedbraid.errors import StoppedRun, UserError
@@ -48,7 +48,7 @@ def test_a_federation_is_summed_under_masks_that_are_signed(data: Path, tmp_path
     listed = "{ " + ", ".join(f'{site} = "{key}"' for site, key in keys.items()) + " }"
     found.config.write_text(found.config.read_text().replace("[secure]", f"[secure]\nidentities = {listed}"))
     for site in SITES:
-        write_terms(found, site, f"masked = true\nidentities = {listed}")
+        write_terms(found, site, f"identities = {listed}")
     serve(grid_of(found), found, nothing)  # pyright: ignore[reportArgumentType]
     results = runs.read_results(found.run)
     assert results["finished"]
@@ -61,21 +61,29 @@ def test_a_site_refuses_a_server_that_names_other_keys(data: Path, tmp_path: Pat
     keys = {site: make_identity(found.site(site)) for site in SITES}
     listed = "{ " + ", ".join(f'{site} = "{key}"' for site, key in keys.items()) + " }"
     write_terms(found, "south", f"identities = {listed}")
-    with pytest.raises(StoppedRun, match="client 'south' refuses the sum: the server names other identities"):
+    with pytest.raises(StoppedRun, match="client south: it does not take part in this masked sum"):
         serve(grid_of(found), found, nothing)  # pyright: ignore[reportArgumentType]
+    told = faults.read(found.site("south"))["masked"]["sentence"]
+    assert told.startswith("client 'south' refuses the sum: the server names other identities")
 
 
 def test_what_a_site_asks_for_stands_over_what_the_server_says(tmp_path: Path) -> None:
     terms = SiteTerms(
-        client="a", server="127.0.0.1:1", data={"name": "digits"}, secure=OwnMasking(masked=True, threshold=4)
+        client="a",
+        server="127.0.0.1:1",
+        methods=("lorm",),
+        modes=("masked",),
+        backbones={"tiny": "tiny"},
+        data={"name": "digits"},
+        secure=OwnMasking(threshold=4),
     )
     site = SiteFolder(tmp_path, terms)
 
     def greeted(*settings: str):
-        sent = greetings.write(config.read("", [*SMALL, *settings]), run="run", tested=False)
-        return local_config(greetings.read(sent), site)
+        sent = handshake.write(config.read("", [*SMALL, *settings]), run="run", tested=False)
+        return local_config(handshake.read(sent), site)
 
-    with pytest.raises(UserError, match="site a takes part in masked sums alone"):
+    with pytest.raises(UserError, match="this site takes part in masked sums alone"):
         greeted()
     secure = greeted("secure.masked=true", "secure.threshold=3").secure
     assert (secure.masked, secure.threshold) == (True, 4)

@@ -14,9 +14,10 @@ import pytest
 pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
 pytest.importorskip("cryptography", reason="the extra 'secure' is not installed")
 
-from small_federations import LONGER, SMALL, Grid, Node, federation, grid_of
+from small_federations import LONGER, SMALL, Grid, federation, grid_of
 
 from fedbraid import config, runs
+from fedbraid.deployment import faults
 from fedbraid.deployment.commands import add
 from fedbraid.deployment.federation import read
 from fedbraid.deployment.serving import serve
@@ -134,8 +135,9 @@ def test_a_node_that_does_not_come_back_is_waited_for_once(
 def test_a_site_cannot_answer_for_another(data: Path, tmp_path: Path) -> None:
     made = federation(tmp_path / "fed", data)
     grid = grid_of(made)
-    grid.nodes[11] = Node("south", lambda _: b'{"client": "north"}', grid.nodes[10].answer)
-    grid.nodes[12] = Node("stranger", grid.nodes[10].greet, grid.nodes[10].answer)
+    north = grid.nodes[10]
+    grid.nodes[11] = replace(north, name="south", greet=lambda _: b'{"client": "north"}')
+    grid.nodes[12] = replace(north, name="stranger")
     with pytest.raises(StoppedRun, match="its node calls itself 'north', and is registered as 'south'"):
         serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
     assert 12 not in [node for node, _ in grid.sent]
@@ -144,11 +146,34 @@ def test_a_site_cannot_answer_for_another(data: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_at_a_site_is_told_at_the_server(data: Path, tmp_path: Path) -> None:
     sites = {"north": str(data / "north"), "south": str(tmp_path / "nowhere")}
     made = federation(tmp_path / "fed", data, "rounds.retries=1", sites=sites)
-    with pytest.raises(StoppedRun, match="client south: there is no file or folder"):
+    told = "its own data, model or settings do not fit the run; the sentence is in the log of the site"
+    with pytest.raises(StoppedRun, match=f"client south: {told}"):
         serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
     log = (made.run / "activity.jsonl").read_text()
-    assert log.count(f"there is no file or folder {tmp_path / 'nowhere'}") >= 2
+    assert log.count(told) >= 2
+    assert "nowhere" not in log
     assert json.loads((made.folder / "outcome.json").read_text())["outcome"] == "paused"
+    kept = faults.read(made.site("south"))["settings"]
+    assert kept["times"] >= 2
+    assert f"there is no file or folder {tmp_path / 'nowhere'}" in kept["sentence"]
+
+
+def test_what_nobody_foresaw_leaves_a_traceback_at_the_site_and_a_code_at_the_server(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = federation(tmp_path / "fed", data)
+    grid = grid_of(made)
+
+    def broken(_question: bytes) -> bytes:
+        raise KeyError("P-001 of /data/north.csv")
+
+    grid.nodes[11] = replace(grid.nodes[11], answer=broken)
+    with pytest.raises(StoppedRun, match="client south: something went wrong there that nobody foresaw"):
+        serve(grid, made, nothing)  # pyright: ignore[reportArgumentType]
+    assert "Traceback" in caplog.text
+    assert faults.read(made.site("south"))["unforeseen"]["sentence"] == "KeyError: 'P-001 of /data/north.csv'"
+    for path in made.run.rglob("*"):
+        assert not path.is_file() or b"P-001" not in path.read_bytes()
 
 
 def test_a_site_that_joins_takes_part_from_the_next_start_on(data: Path, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ class PrivacyConfig(Section):
 
     small_grams: Literal["auto", "refuse", "allow"] = "auto"
     """Grams on too few samples. auto: refused at sites on machines of their own, told where one machine has all."""
+    least_samples: int = Field(default=1, ge=1)
+    """The fewest samples behind any message of a client, of training as of evaluation."""
     epsilon: float | None = Field(default=None, gt=0)
     """The most that a run may spend of every client's samples."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
@@ -242,7 +244,7 @@ class RunConfig(Section):
 
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     evaluate: Literal["round", "task"] = "round"
     runtime: Literal["inprocess", "flower", "deployed"] = "inprocess"
     """flower: the same run on Flower's simulation, several clients at once in processes of their own. deployed: clients

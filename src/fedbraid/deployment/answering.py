@@ -1,4 +1,4 @@
-"""A site at work, bytes to bytes: greetings and questions in, names and answers out.
+"""A site at work, bytes to bytes: handshakes and questions in, names and answers out.
 
 Nothing of Flower is in here. The first question of a run builds model and data; later ones find them there.
 """
@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from fedbraid.checkpoint import write_durably
 from fedbraid.core import EVALUATE, Client
-from fedbraid.deployment import greeting as greetings
-from fedbraid.deployment.greeting import Greeting, local_config
+from fedbraid.deployment import handshake
+from fedbraid.deployment.handshake import NOT_ALLOWED, Handshake, local_config
 from fedbraid.deployment.site import SiteFolder
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment, build
@@ -43,10 +43,10 @@ class Answering:
 
         The note is on disk before the name leaves, so a site that is restarted knows what it is asked about.
         """
-        new = greetings.read(text)
+        new = handshake.read(text)
         local_config(new, self._site)
         if self._path.is_file() and self._path.read_bytes() != text:
-            self._check_change(greetings.read(self._path.read_bytes()), new)
+            self._check_change(handshake.read(self._path.read_bytes()), new)
         write_durably(self._path, text)
         return json.dumps({"client": self._site.terms.client}).encode()
 
@@ -55,15 +55,15 @@ class Answering:
         if not self._path.is_file():
             raise RunError("this site was set up anew, and has not been greeted since")
         text = self._path.read_bytes()
-        greeting = greetings.read(text)
+        agreed = handshake.read(text)
         with shown_on(None):
             if self._built is None or self._built.text != text:
                 self._built = None  # one model in memory at a time
-                self._built = _Built(text, self._build(greeting))
+                self._built = _Built(text, self._build(agreed))
             experiment = self._built.experiment
             round = read_round(experiment.work.codec.text(question)["round"])
             party = self._party(experiment, tests=round.phase == EVALUATE)
-            holdings = Holdings(self._folder(greeting.run))
+            holdings = Holdings(self._folder(agreed.run))
             identity = read_identity(self._site.folder)
             return reply_to(question, experiment.work, self._site.terms.client, party, holdings, identity)
 
@@ -71,10 +71,21 @@ class Answering:
     def _path(self) -> Path:
         return self._site.folder / "run.json"
 
-    def _build(self, greeting: Greeting) -> Experiment:
-        config = local_config(greeting, self._site)
-        experiment = build(config, site=Site(self._site.terms.client, tested=greeting.tested))
+    def _build(self, agreed: Handshake) -> Experiment:
+        config = local_config(agreed, self._site)
+        experiment = build(config, site=Site(self._site.terms.client, tested=agreed.tested))
+        self._check_delta(experiment)
         return experiment.guarded(self._site.folder, deployed=True)
+
+    def _check_delta(self, experiment: Experiment) -> None:
+        """A delta of one over the samples allows to publish one of them whole."""
+        privacy, samples = experiment.config.privacy, len(experiment.dataset.train)
+        if privacy.epsilon is not None and privacy.delta * samples >= 1:
+            raise UserError(
+                f"site {self._site.terms.client}: the server's run has delta = {privacy.delta}, which is not below "
+                f"one over the {samples} samples of this site; take a smaller privacy.delta",
+                code=NOT_ALLOWED,
+            )
 
     def _party(self, experiment: Experiment, *, tests: bool) -> Client:
         """The site's training samples, or its test samples under its own name."""
@@ -86,9 +97,9 @@ class Answering:
     def _folder(self, run: str) -> Path:
         return self._site.folder / "holdings" / quote(run, safe="")
 
-    def _check_change(self, before: Greeting, now: Greeting) -> None:
+    def _check_change(self, before: Handshake, now: Handshake) -> None:
         """Samples that a method keeps by number would be others once more classes are read."""
-        classes = [greeting.config.get("data", {}).get("classes") for greeting in (before, now)]
+        classes = [one.config.get("data", {}).get("classes") for one in (before, now)]
         if before.run == now.run and classes[0] != classes[1] and any(self._folder(now.run).glob(f"*{KEPT}")):
             raise UserError(
                 f"site {self._site.terms.client} keeps samples by number, as this method wants, and more classes would "

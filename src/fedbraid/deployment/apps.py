@@ -7,6 +7,7 @@ environment variables that their supervisors set, and everything else is the ins
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedbraid.deployment import federation, serving
+from fedbraid.deployment import faults, federation, serving
 from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.environment import FEDERATION, SITE
 from fedbraid.deployment.site import read_site
 from fedbraid.errors import RunError
-from fedbraid.runtimes.flower import replied, unpack
+from fedbraid.runtimes.flower import coded, replied, unpack
 
 server = ServerApp()
 client = ClientApp()
@@ -34,13 +35,18 @@ def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
 @client.query()
 def greet(message: Message, context: Context) -> Message:  # noqa: ARG001
     """The site's name."""
-    return replied(message, lambda: _site().greet(unpack(message)))
+    return replied(message, lambda: _site().greet(unpack(message)), _fault)
 
 
 @client.train()
 def work(message: Message, context: Context) -> Message:  # noqa: ARG001
     """The site's answer."""
-    return replied(message, lambda: _site().answer(unpack(message)))
+    return replied(message, lambda: _site().answer(unpack(message)), _fault)
+
+
+def _fault(error: Exception) -> Mapping[str, str | int]:
+    """The code of an error, whose sentence stays here."""
+    return coded(*faults.keep(_folder(SITE), error))
 
 
 @cache

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedbraid import config as configs
 from fedbraid.config import Config
+from fedbraid.config.sections import DataConfig
 from fedbraid.data import DATASETS, EVALUATOR
 from fedbraid.deployment.federation import Federation, Terms, check_name, split_address
+from fedbraid.deployment.handshake import MAY_SET, label_of
 from fedbraid.deployment.keys import AUTHORITY, make_certificates, make_node_key
 from fedbraid.deployment.site import FILE as SITE_FILE
-from fedbraid.deployment.site import NODE_KEY, OwnBackbone, SiteTerms
+from fedbraid.deployment.site import NODE_KEY, OwnMasking, SiteTerms
 from fedbraid.deployment.toml import write_table
 from fedbraid.errors import UserError
 from fedbraid.loading import load_data
@@ -76,13 +79,22 @@ def make_site(federation: Federation, name: str, data: str, config: Config) -> P
     if folder.exists() or federation.key(name).exists():
         raise UserError(f"there is a site {name} already, in {folder}")
     folder.mkdir(parents=True)
+    privacy, secure = config.privacy, config.secure
+    modes = [mode for mode, on in (("masked", secure.masked), ("private", privacy.epsilon is not None)) if on]
     terms = SiteTerms(
         client=name,
         server=federation.terms.address,
         insecure=federation.terms.insecure,
-        small_grams="allow" if config.privacy.small_grams == "allow" else "refuse",
+        methods=(str(config.method["name"]),),
+        modes=tuple(modes),  # pyright: ignore[reportArgumentType]
+        evaluate="allow" if federation.terms.evaluate == "sites" else "refuse",
+        least_samples=privacy.least_samples,
+        small_grams="allow" if privacy.small_grams == "allow" else "refuse",
+        epsilon=privacy.epsilon,
+        delta=None if privacy.epsilon is None else privacy.delta,
         data=_own_data(data, config),
-        backbone=OwnBackbone(name=_local(config.backbone.name)),
+        backbones={label_of(config.backbone.name): config.backbone.name},
+        secure=OwnMasking(threshold=secure.threshold, identities=secure.identities),
     )
     if not federation.terms.insecure:
         make_node_key(folder / NODE_KEY, federation.key(name))
@@ -96,16 +108,19 @@ def _check_name(name: str) -> None:
         raise UserError(f"a site cannot be called {name!r}, which is who tests at the server; choose another name")
 
 
-def _own_data(data: str, config: Config) -> dict[str, str]:
-    """Beside a known data set a path is a copy of it, otherwise it is the data set."""
+def _own_data(data: str, config: Config) -> dict[str, Any]:
+    """Where a site's samples are and how they are read: as those of the server, unless the site says otherwise.
+
+    Beside a known data set a path is a copy of it, otherwise it is the data set.
+    """
     path = str(Path(data).expanduser().absolute())
-    return {"path": path} if config.data.name in DATASETS else {"name": path}
-
-
-def _local(backbone: str) -> str | None:
-    """The backbone where it is a path, which is the site's to know."""
-    place = backbone.partition("@")[2] if backbone.startswith("timm:") else backbone
-    return backbone if place and Path(place).is_absolute() else None
+    usual, theirs = DataConfig().model_dump(), MAY_SET["data"] or frozenset[str]()
+    read = {
+        key: value
+        for key, value in config.data.model_dump().items()
+        if key not in theirs and key != "path" and value != usual[key]
+    }
+    return {**({"path": path} if config.data.name in DATASETS else {"name": path}), **read}
 
 
 def _deployed(config: Config, sites: Sequence[str]) -> Config:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fedbraid import config as configs
 from fedbraid import runs
 from fedbraid.checkpoint import write_durably
-from fedbraid.deployment import greeting
+from fedbraid.deployment import handshake
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.notes import FINISHED, PAUSED, REFUSED, end_with
 from fedbraid.deployment.supervising import note_running
@@ -78,7 +78,7 @@ def ready(grid: Grid, federation: Federation) -> Run:
             _Open(grid),
             terms.sites,
             None if tested else experiment.here(),
-            greeting=greeting.write(experiment.config, run=name, tested=tested),
+            handshake=handshake.write(experiment.config, run=name, tested=tested),
             registered=not terms.insecure,
         )
         transport.gather(terms.wait)  # who is missing then is missing in the round

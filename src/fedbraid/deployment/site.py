@@ -26,46 +26,52 @@ from fedbraid.deployment.toml import Table, read_checked
 from fedbraid.errors import UserError
 
 FILE, NODE_KEY = "site.toml", "node.key"
-
-
-class OwnBackbone(Table):
-    """Where this site has the pre-trained model, if not where everybody has it."""
-
-    name: str | None = None
+SERVERS = frozenset({"classes", "scores", "augment", "match"})
+"""Keys of [data] that are one for all sites, and so the server's to say."""
 
 
 class OwnMachine(Table):
     """How this site computes."""
 
-    device: str | None = None
+    device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    """The most that a server may ask for; unset: the cores that there are."""
 
 
 class OwnMasking(Table):
     """What this site asks of masked sums, whatever the server says (see `docs/masked.md`)."""
 
-    masked: bool = False
-    """Whether it takes part in masked sums alone."""
     threshold: int | None = Field(default=None, ge=3)
     identities: dict[str, str] | None = None
 
 
 class SiteTerms(Table):
-    """What `site.toml` holds."""
+    """What `site.toml` holds. The defaults refuse: `deploy init` writes what its command line asked for."""
 
     client: str
     server: str
     insecure: bool = False
     """Without TLS and without a node key."""
-    code: Literal["refuse", "allow"] = "refuse"
-    """Whether a configuration that the server sends may name code to run, as file.py:Name or package.module:Name."""
+    methods: tuple[str, ...] = ()
+    """The methods that this site serves, by the names that the server says."""
+    modes: tuple[Literal["masked", "private"], ...] = ()
+    """What it insists on: masked sums alone, noise with a budget."""
+    evaluate: Literal["refuse", "allow"] = "refuse"
+    """Whether it counts right answers on test samples of its own."""
+    least_samples: int = Field(default=20, ge=1)
+    """The fewest samples behind any message, of training as of evaluation."""
     small_grams: Literal["refuse", "allow"] = "refuse"
     """Whether Grams on too few samples may leave (see `docs/privacy.md`)."""
     epsilon: float | None = Field(default=None, gt=0)
-    """The most that a run may be allowed to spend of this site's samples; a run without noise is refused then."""
+    """The most that all runs together may spend of this site's samples; a run without noise is refused then."""
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    """The largest delta; whatever it says, one at or above 1 / samples is refused."""
+    code: Literal["refuse", "allow"] = "refuse"
+    """Whether a configuration that the server sends may name code to run, as file.py:Name or package.module:Name."""
     data: dict[str, Any] = Field(default_factory=dict)
-    """Keys of [data] that differ here, above all `name` and `path`."""
-    backbone: OwnBackbone = OwnBackbone()
+    """Where its samples are and how they are read: keys of [data], above all `name` and columns."""
+    backbones: dict[str, str] = Field(default_factory=dict)
+    """The pre-trained models that it serves: the name that the server says, and where the model lies here."""
     run: OwnMachine = OwnMachine()
     secure: OwnMasking = OwnMasking()
 
@@ -108,8 +114,9 @@ def read_site(folder: Path) -> SiteFolder:
     terms = read_checked(folder / FILE, SiteTerms)
     check_name(terms.client)
     split_address(terms.server)
-    if set(terms.data) & {"classes", "scores"}:
-        raise UserError(f"{folder / FILE}, [data]: classes and scores are the same for all sites; remove them here")
+    odd = sorted(set(terms.data) & SERVERS)
+    if odd:
+        raise UserError(f"{folder / FILE}, [data]: {', '.join(odd)} are the same for all sites; remove them here")
     found = SiteFolder(folder.resolve(), terms)
     if not terms.insecure:
         for path in (found.authority, found.key):

@@ -66,7 +66,8 @@ def _work(address: str, token: str) -> None:
             reply = apps.client(message=message, context=context)
             status, details = SubStatus.COMPLETED, ""
         except BaseException as error:
-            details = repr(error)
+            log.exception("the app failed")
+            details = type(error).__name__  # the sentence may hold what is the site's alone
             push_message(
                 client, Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, details), reply_to=message), context
             )

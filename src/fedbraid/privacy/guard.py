@@ -31,6 +31,8 @@ from fedbraid.wire import Entry, entries, undeclared
 FILE = "privacy.json"
 """The report, in a run's folder or a site's own."""
 WORD = 'privacy.small_grams = "allow"'
+FEW, SPENT, UNDECLARED, UNCOVERED = "too few samples", "budget spent", "not declared", "not private"
+"""Why a message stays, as a code that may leave in its place."""
 
 Reported = Mapping[str, Any]
 Tell = Callable[..., None]
@@ -53,8 +55,9 @@ class Payment:
 class Guard:
     """Looks at every message before it is encoded; one guard serves one site, or all clients of one process.
 
-    The report is kept in `folder`, and told when it changes. `refuse` says whether Grams on too few samples stay,
-    `masked` that the server sees sums alone. Without a `payment` nothing is private.
+    The report is kept in `folder`, and told when it changes. A message on fewer samples than `least` stays; `refuse`
+    says whether Grams on too few samples do, `masked` that the server sees sums alone. Without a `payment` nothing is
+    private.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Guard:
         folder: Path | None = None,
         *,
         refuse: bool = False,
+        least: int = 1,
         masked: bool = False,
         payment: Payment | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
         self._path = folder / FILE if folder else None
         self._refuse = refuse
+        self._least = least
         self._masked = masked
         self._payment = payment
         self._tell = tell
@@ -92,7 +97,7 @@ class Guard:
             releases = paying.releases(round)
             key, found = paying.account(client).pay(round, client, received, data.ids, releases)
         except StoppedRun as error:
-            raise RunError(f"client {client} sits out: {error}") from error
+            raise RunError(f"client {client} sits out: {error}", code=SPENT) from error
         self._epsilon[client] = found
         self._spend({"epsilon": found, "client": client, "task": round.task.index, **_terms(paying)})
         return data.remembering({**data.memory, KEY: as_tensor(key)})
@@ -106,11 +111,19 @@ class Guard:
         if len(found) < len(sent):
             raise RunError(
                 f"client {client}: nothing is declared of {', '.join(undeclared(sent, gives))}, so that what it "
-                "discloses is not known; nothing was sent"
+                "discloses is not known; nothing was sent",
+                code=UNDECLARED,
             )
         if self._payment is not None and self.private(round):
             leaving = self._covered(found, client, samples, self._payment)
         else:
+            if samples < self._least:
+                raise RunError(
+                    f"client {client}: a message of {samples} samples stays: privacy.least_samples (at a site "
+                    f"least_samples in its site.toml) is {self._least}",
+                    code=FEW,
+                    needed=self._least,
+                )
             leaving = what_leaves(found, samples=samples, masked=self._masked)
             if self._refuse:
                 _check_grams(leaving, client)
@@ -127,7 +140,10 @@ class Guard:
         """The report on a private message; `RunError` where a part of it is not covered."""
         strange = sorted({entry.label for entry in found if entry.quantity.released == "nothing"})
         if strange:
-            raise RunError(f"client {client}: no private release is known for {', '.join(strange)}; nothing was sent")
+            raise RunError(
+                f"client {client}: no private release is known for {', '.join(strange)}; nothing was sent",
+                code=UNCOVERED,
+            )
         return what_leaves(
             found, samples=samples, masked=self._masked, epsilon=self._epsilon[client], delta=paying.budget.delta
         )
@@ -245,4 +261,4 @@ def _check_grams(leaving: Leaving, client: ClientId) -> None:
         try:
             check_gram_samples(gram.samples, gram.width, gram.name, masked=leaving.masked, form=form, word=WORD)
         except UserError as error:
-            raise RunError(f"client {client}: {error}") from error
+            raise RunError(f"client {client}: {error}", code=FEW, needed=gram.needed) from error

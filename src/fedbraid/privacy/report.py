@@ -53,6 +53,11 @@ class GramRows:
     samples: int
     per_dimension: float
 
+    @property
+    def needed(self) -> int:
+        """The fewest samples with which it may leave in the clear."""
+        return LEAST_DIAGONAL if self.kind == "diagonal gram" else self.width
+
 
 @dataclass(frozen=True)
 class Leaving:

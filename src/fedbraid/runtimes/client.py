@@ -67,7 +67,7 @@ def answer(
             return Answer(client, work.codec.encode({}, {**text, "is": IDLE}))
         payload = work.codec.encode(found[0], {**text, "is": UPDATE})
     except RunError as error:
-        return Answer(client, fault=str(error))
+        return Answer(client, fault=str(error), error=error)
     return Answer(client, payload, kept=found[1])
 
 

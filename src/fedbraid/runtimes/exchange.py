@@ -26,13 +26,14 @@ party says in a step of a masked round."""
 class Answer:
     """What came back from a party. Without a payload, `fault` says why.
 
-    `kept` is what a party in this process keeps for itself; it is no part of the message.
+    `kept` is what a party in this process keeps for itself, `error` what its fault is; they are no part of the message.
     """
 
     client: ClientId
     payload: bytes = b""
     fault: str = ""
     kept: Tensors = field(default_factory=dict[str, Tensor])
+    error: RunError | None = None
 
 
 class Transport(Protocol):

@@ -3,7 +3,7 @@
 Deadlines, quorum, sampling, checks and sums are the server's (see `server`); Flower carries. A message holds one array
 of bytes. Replies are told apart by the message that they reply to, since an error reply about a dead node does not come
 from that node. Clients are named by what their node said when it was greeted, once a node; where nodes are registered
-by name, a node is the client of that name and no other. The greeting may carry what a site must know of the run.
+by name, a node is the client of that name and no other. The handshake may carry what a site must know of the run.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Round
 from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.exchange import Answer, Transport
+from fedbraid.runtimes.faults import sentence
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -46,7 +47,7 @@ class OverGrid:
     """A transport over the nodes of a grid. Evaluations are answered by `here`, which holds the test samples; without
     it the nodes count their own.
 
-    `clients` are those expected; one whose node is not there when it is asked has failed. `greeting` is what nodes are
+    `clients` are those expected; one whose node is not there when it is asked has failed. `handshake` is what nodes are
     greeted with. Where nodes are `registered`, each answers for the client of its name alone.
     """
 
@@ -56,7 +57,7 @@ class OverGrid:
         clients: Sequence[ClientId],
         here: Transport | None,
         *,
-        greeting: bytes = b"",
+        handshake: bytes = b"",
         registered: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -66,7 +67,7 @@ class OverGrid:
         self._here = here
         self._clock = clock
         self._grid: Grid | None = None
-        self._greeting = greeting
+        self._handshake = handshake
         self._registered = registered
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
@@ -132,7 +133,7 @@ class OverGrid:
     def _greet(self) -> Generator[None]:
         """Asks nodes that are new for their name, and waits a little; one that is busy may answer later."""
         owners = self._owners()
-        new = {node: self._greeting for node in owners if node not in {*self._names, *self._greetings.values()}}
+        new = {node: self._handshake for node in owners if node not in {*self._names, *self._greetings.values()}}
         self._greetings |= _push(self._connected(), new, GREETING) if new else {}
         until = self._clock() + GREETED
         while self._greetings:
@@ -205,7 +206,22 @@ class OverGrid:
         return self._grid
 
 
-def replied(message: Message, compute: Callable[[], bytes]) -> Message:
+Fault = Callable[[Exception], Mapping[str, str | int]]
+"""What leaves a site in the place of an answer, by the error that kept it from giving one."""
+
+
+def whole(error: Exception) -> Mapping[str, str | int]:
+    """The sentence of an error, for sites on the server's own machine."""
+    told = str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}"
+    return {"reason": told}
+
+
+def coded(code: str, needed: int | None) -> Mapping[str, str | int]:
+    """The code of an error, for sites on machines of their own (see `runtimes.faults`)."""
+    return {"code": code, **({} if needed is None else {"needed": needed})}
+
+
+def replied(message: Message, compute: Callable[[], bytes], fault: Fault = whole) -> Message:
     """The reply of a site: what is computed, or why it cannot be.
 
     An error that leaves a client app would spoil its process in a simulation, and stall its node in a deployment; the
@@ -216,8 +232,7 @@ def replied(message: Message, compute: Callable[[], bytes]) -> Message:
     try:
         content = pack(compute())
     except Exception as error:  # whatever it is
-        told = str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}"
-        content = pack_fault(told)
+        content = pack_fault(fault(error))
     return Message(content, reply_to=message)
 
 
@@ -228,11 +243,11 @@ def pack(payload: bytes):
     return RecordDict({"fedbraid": ArrayRecord({"message": Array("uint8", (len(payload),), "bytes", payload)})})
 
 
-def pack_fault(reason: str):
+def pack_fault(told: Mapping[str, str | int]):
     """The content of a message that tells why there is no answer."""
     from flwr.app import ConfigRecord, RecordDict
 
-    return RecordDict({"fault": ConfigRecord({"reason": reason})})
+    return RecordDict({"fault": ConfigRecord(dict(told))})
 
 
 def unpack(message: Message) -> bytes:
@@ -244,12 +259,20 @@ def unpack(message: Message) -> bytes:
         raise RunError(f"its node failed (code {message.error.code}): {reason[-1][:300]}")
     told = message.content.get("fault")
     if isinstance(told, ConfigRecord):
-        raise RunError(str(told.get("reason", ""))[:1000])
+        raise RunError(_sentence(told))
     record = message.content.get("fedbraid")
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     if array is None:
         raise RunError("its reply holds no message of this library; run one version everywhere")
     return array.data
+
+
+def _sentence(told: Mapping[str, Any]) -> str:
+    """Why there is no answer: a sentence of our own for a code, since whoever sends is not believed."""
+    if "code" not in told:
+        return str(told.get("reason", ""))[:1000]
+    needed = told.get("needed")
+    return sentence(str(told["code"])[:100], needed if isinstance(needed, int) else None)
 
 
 def _named(reply: Message) -> ClientId:

@@ -91,9 +91,14 @@ def masked_answer(asked: Asked, desk: Desk) -> Answer:
         said = step(replace(asked, held=desk.read()))
         desk.write(said.held)
     except RunError as error:
-        return Answer(client, fault=str(error))
+        return Answer(client, fault=str(error), error=_coded(error))
     about = {"client": client, "to": asked.text["to"], "is": STEP, "parts": write_parts(said.parts)}
     return Answer(client, asked.work.codec.encode(said.tensors, about), kept=said.kept)
+
+
+def _coded(error: RunError) -> RunError:
+    """The error of a step: where it has no code of its own, that of a masked sum."""
+    return error if error.code != RunError.code else RunError(str(error), code="masked")
 
 
 def write_parts(parts: Mapping[ClientId, bytes]) -> str:

@@ -38,6 +38,6 @@ def reply_to(
     else:
         found = answer(work, client, party, received, memory, read_round(round), to)
     if found.fault:
-        raise RunError(found.fault)
+        raise found.error or RunError(found.fault)
     holdings.answer(to, round, found.payload, found.kept if text.get("step", INPUT) == INPUT else None)
     return found.payload
