@@ -21,7 +21,7 @@ from fedbraid import masking as masked
 from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
-from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput, Runtime
+from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput, Runtime, Task
 from fedbraid.data import (
     Dataset,
     Partition,
@@ -38,7 +38,7 @@ from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
 from fedbraid.phases import Sampled, everyone
 from fedbraid.plugins import is_reference
-from fedbraid.privacy.account import Account
+from fedbraid.privacy.account import EVERYTHING, Account
 from fedbraid.privacy.guard import Guard, Payment, Tell, tell_nobody
 from fedbraid.privacy.ledger import Budget
 from fedbraid.runtimes.client import Work
@@ -97,19 +97,26 @@ class Experiment:
         return replace(self, guard=guard)
 
     def _payment(self, folder: Path, *, alone: bool) -> Payment | None:
-        """How private work is paid; an account is one client's, for one configuration."""
+        """How private work is paid; an account is one client's, for all that is ever computed of its samples."""
         values, protection = self.config.privacy, protected.drafted(self.config)
         if protection is None or values.epsilon is None:
             return None
         budget, terms = Budget(values.epsilon, values.delta), protected.terms(self.config)
-        own = folder / "accounts" / hashlib.sha256(terms.encode()).hexdigest()[:16]
+        place = self.config.data.path or self.config.data.name
+        own = folder / "accounts" / hashlib.sha256(place.encode()).hexdigest()[:16]
 
         def account(client: ClientId) -> Account:
-            return Account(own if alone else folder / "clients" / quote(client, safe=""), budget, terms)
+            return Account(own if alone else folder / "clients" / quote(client, safe=""), budget, terms, self._names_of)
 
         return Payment(
             budget, protection, account, lambda round: protected.releases(self.method.phase(round), protection)
         )
+
+    def _names_of(self, task: Task) -> Sequence[str]:
+        """The classes of a task as the data name them; all samples at once where numbers are learned."""
+        if self.dataset.train.targets is not None:
+            return (EVERYTHING,)
+        return [self.dataset.class_names[self.stream.order[place]] for place in task.classes]
 
     def here(self, kept: Tensors | None = None) -> InProcess:
         """All parties in this process; `kept` is what they kept for themselves before."""

@@ -14,9 +14,19 @@ pytest.importorskip("cryptography", reason="the extra 'secure' is not installed"
 from small_federations import federation
 
 from fedbraid.deployment import directing
-from fedbraid.deployment.directing import LONGEST, LOOK, Director
+from fedbraid.deployment.directing import ALIKE, CALM, LONGEST, LOOK, Director
 from fedbraid.deployment.federation import Federation
-from fedbraid.deployment.notes import FINISHED, REFUSED, Wanted, end_with, want, wanted
+from fedbraid.deployment.notes import (
+    FINISHED,
+    PAUSED,
+    REFUSED,
+    Wanted,
+    end_with,
+    ended,
+    read_note,
+    want,
+    wanted,
+)
 from fedbraid.deployment.supervising import note_running
 
 
@@ -28,7 +38,7 @@ class Flower:
         self.known = {"north": 1, "left": 2}
 
     def nodes(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(id=number, name=name) for name, number in self.known.items()]
+        return [SimpleNamespace(id=number, name=name, online=True) for name, number in self.known.items()]
 
     def register(self, site: str) -> None:
         self.known[site] = 9
@@ -54,7 +64,7 @@ class Clock:
         self.director = Director(made)
         monkeypatch.setattr(directing, "Control", lambda _federation: self.flower)
         monkeypatch.setattr(directing, "answers", lambda _port: True)
-        monkeypatch.setattr(directing, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(directing, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now))
 
     def passes(self, seconds: float) -> None:
         """So much time, a step every half second."""
@@ -90,6 +100,45 @@ def test_a_run_that_is_computed_is_left_alone(clock: Clock) -> None:
     asked = clock.flower.asked
     clock.passes(30)
     assert clock.flower.asked - asked > 8
+
+
+def test_a_run_that_ends_alike_each_time_where_waiting_does_not_help_is_given_up(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, start = clock.made.folder, clock.flower.start
+
+    def failing() -> int:
+        number = start()
+        end_with(folder, PAUSED, "client south: its site.toml does not allow it", again=False)
+        return number
+
+    monkeypatch.setattr(clock.flower, "start", failing)
+    monkeypatch.setattr(Path, "unlink", lambda *_args, **_options: None)  # the end comes before it is looked for
+    clock.flower.status = "finished:failed"
+    want(folder, Wanted(True))
+    clock.passes(10 * LONGEST)
+    assert clock.flower.started == ALIKE
+    assert not wanted(folder).go_on
+    last = ended(folder)
+    assert last["outcome"] == PAUSED
+    assert "does not allow it; given up after 3 attempts that ended alike" in last["reason"]
+    assert "given up" in capsys.readouterr().out
+    want(folder, Wanted(True))  # as 'deploy run' says
+    clock.passes(2 * LOOK)
+    assert clock.flower.started == ALIKE + 1
+
+
+def test_who_was_there_is_written_down_when_somebody_asks(clock: Clock) -> None:
+    clock.passes(2 * LOOK)
+    first = read_note(clock.made.seen)
+    assert first["online"] == {"north": True, "south": True}
+    clock.flower.known = {"north": 1}
+    clock.passes(2 * CALM)
+    assert read_note(clock.made.seen) == first, "nobody asked"
+    clock.made.asked.touch()
+    os.utime(clock.made.asked, (clock.now, clock.now))
+    clock.passes(2 * LOOK)
+    assert read_note(clock.made.seen)["online"] == {"north": True}
 
 
 @pytest.mark.parametrize("outcome", [FINISHED, REFUSED])

@@ -9,7 +9,7 @@ import torch
 
 from fedbraid.core import Round, Task
 from fedbraid.errors import RunError, StoppedRun
-from fedbraid.privacy.account import LEDGER, SECRET, Account
+from fedbraid.privacy.account import EVERYTHING, LEDGER, SECRET, Account
 from fedbraid.privacy.accountant import epsilon
 from fedbraid.privacy.ledger import Budget, Ledger, Release
 
@@ -29,8 +29,8 @@ def _pay(folder: Path, index: int = 0, task: int = 0, terms: str = "t", shared=S
     return Account(folder, BUDGET, terms).pay(_round(index, task), "a", shared, ids, releases)
 
 
-def _ledger(folder: Path, task: int = 0) -> Ledger:
-    return Ledger.from_data(json.loads((folder / LEDGER).read_text())["tasks"][str(task)])
+def _ledger(folder: Path, name: str = "0") -> Ledger:
+    return Ledger.from_data(json.loads((folder / LEDGER).read_text())["samples"][name])
 
 
 def test_asked_the_same_again_it_pays_nothing_and_gives_the_same_key(tmp_path: Path) -> None:
@@ -55,7 +55,39 @@ def test_tasks_have_ledgers_of_their_own(tmp_path: Path) -> None:
     _, first = _pay(tmp_path)
     _, second = _pay(tmp_path, task=1)
     assert first == second
-    assert _ledger(tmp_path, 1) == Ledger(STEPS)
+    assert _ledger(tmp_path, "2") == _ledger(tmp_path, "3") == Ledger(STEPS)
+
+
+def test_runs_of_other_tasks_and_settings_spend_of_the_same_samples(tmp_path: Path) -> None:
+    """FAULTS 1.13: a server that changes a setting by 1e-6 finds the same account."""
+    spent = [_pay(tmp_path, terms=f"clip = {1 + n / 1e6}")[1] for n in range(3)]
+    assert spent == sorted(spent)
+    assert len(set(spent)) == 3
+
+    def other(task: Task) -> list[str]:  # the same classes in another order and other tasks
+        return [["1", "3"], ["0", "2"]][task.index]
+
+    _, more = Account(tmp_path, BUDGET, "t", other).pay(_round(9), "a", SHARED, IDS, STEPS)
+    assert more > spent[-1]
+    assert _ledger(tmp_path, "1") == Ledger((Release(1.2, 40, 0.1),))
+    assert _ledger(tmp_path, "3") == Ledger(STEPS)
+
+
+def test_a_release_of_all_samples_counts_for_every_class(tmp_path: Path) -> None:
+    _, first = _pay(tmp_path)
+    everything = Account(tmp_path, BUDGET, "numbers", lambda _task: (EVERYTHING,))
+    everything.pay(_round(1), "a", SHARED, IDS, STEPS)
+    _, again = _pay(tmp_path)
+    assert again == epsilon(Ledger((Release(1.2, 20, 0.1),)), BUDGET.delta) > first
+
+    def spend_all() -> None:
+        for index in range(2, 9):
+            everything.pay(_round(index), "a", SHARED, IDS, (Release(0.6, 10, 0.1),))
+
+    with pytest.raises(StoppedRun, match="the privacy budget is spent"):
+        spend_all()
+    _, after = _pay(tmp_path)
+    assert after <= BUDGET.epsilon
 
 
 def test_it_stops_before_the_budget_is_exceeded_and_forgets_nothing(tmp_path: Path) -> None:

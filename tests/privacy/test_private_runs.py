@@ -39,7 +39,9 @@ def private(*more: str) -> Config:
 
 
 def _ledger(folder: Path, client: str, task: int) -> Ledger:
-    return Ledger.from_data(json.loads((folder / "clients" / client / LEDGER).read_text())["tasks"][str(task)])
+    """That of the first class of a task: digits come in their order."""
+    samples = json.loads((folder / "clients" / client / LEDGER).read_text())["samples"]
+    return Ledger.from_data(samples[str(2 * task)])
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,18 @@ def test_the_run_pauses_before_the_budget_is_exceeded(tmp_path: Path) -> None:
     assert 0 < told["privacy"]["epsilon"] <= 8
     with pytest.raises(StoppedRun, match="budget is spent"):
         finished(runs.resume(run.folder))
+
+
+def test_a_site_has_one_account_for_all_configurations(tmp_path: Path) -> None:
+    for settings in (private(), private("privacy.clip=1.000001", "method.name=fedavg", "run.seed=3")):
+        guard = build(settings).guarded(tmp_path, deployed=True).guard
+        assert guard
+        assert guard._payment
+        guard._payment.account("0").pay(
+            Round(Task(0, (0, 2, 4)), "train", 0, 0), "0", {}, torch.arange(3), [Release(9)]
+        )
+    (ledger,) = tmp_path.glob("accounts/*/ledger.json")
+    assert Ledger.from_data(json.loads(ledger.read_text())["samples"]["0"]) == Ledger((Release(9, 2),))
 
 
 def test_feasibility_is_told_before_the_run(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ INSECURE = "INSECURE: without TLS and node keys; whoever reaches the port can re
 def init(
     fed: Fed,
     config: Annotated[str, typer.Argument(help="A TOML file or the name of a recipe.", metavar="[CONFIG]")] = "",
+    method: Annotated[str, typer.Option(help="See 'fedbraid methods'.")] = "",
+    data: Annotated[str, typer.Option(help="The server's data: test samples, by which classes are known.")] = "",
+    backbone: Annotated[str, typer.Option(help="tiny, a hub id, a local folder, or timm:NAME[:PIXELS][@FILE].")] = "",
     site: Annotated[list[str] | None, typer.Option(help="NAME=DATA: a site and its data on its own host.")] = None,
     address: Annotated[str, typer.Option(help="Where sites reach the server, as host:port.")] = "127.0.0.1:9092",
     evaluate: Annotated[str, typer.Option(help="Where test samples are: server, or sites.")] = "server",
@@ -40,7 +43,9 @@ def init(
     from fedbraid.deployment import commands
 
     terms = {"address": address, "evaluate": evaluate, "wait": wait, "insecure": insecure}
-    made = commands.init(fed, configs.read(config, set_ or []), site or [], terms)
+    flags = {"method.name": method, "data.name": data, "backbone.name": backbone}
+    given = [f"{key}={value}" for key, value in flags.items() if value]
+    made = commands.init(fed, configs.read(config, [*given, *(set_ or [])]), site or [], terms)
     if insecure:
         typer.echo(INSECURE, err=True)
     for name in made.terms.sites:
@@ -91,6 +96,9 @@ def status(fed: Fed, as_json: AsJson = False) -> None:
     print_table(["what", "state", "processes"], _rows(found))
     flower, seen = found["flower_run"], found["run"]
     typer.echo(_run_line(flower, seen))
+    waits = _awaited(seen) if seen else ""
+    if waits:
+        typer.echo(f"waiting for {waits}")
     if flower["why"] and flower["ended"] != "finished":
         typer.echo(f"last attempt: {flower['why']}")
 
@@ -106,10 +114,16 @@ def down(fed: Fed) -> None:
 
 @deploy.command()
 def add(fed: Fed, site: Annotated[str, typer.Argument(help="NAME=DATA.", metavar="NAME=DATA")]) -> None:
-    """Add a site: a key and a folder for its host. It takes part from the next 'deploy run' on."""
+    """Add a site: a key and a folder for its host. 'up' starts it here; it takes part from the next 'run' on."""
     from fedbraid.deployment import commands
 
-    typer.echo(commands.add(fed, site))
+    made = commands.add(fed, site)
+    typer.echo(made)
+    typer.echo(
+        f"start it: 'fedbraid deploy up {fed}' here, or 'fedbraid deploy site {made.name}' on its own host; the run "
+        f"takes it in with 'fedbraid deploy run {fed}'",
+        err=True,
+    )
 
 
 @deploy.command()
@@ -159,12 +173,22 @@ def identity(
 
 def _rows(found: Mapping[str, Any]) -> list[list[str]]:
     server = ["server", "up" if found["server"]["up"] else "down", _numbers(found["server"]["processes"])]
-    sites = [[one["name"], _state(one), _numbers(one["processes"])] for one in found["sites"]]
+    seen = found["flower_run"]["seen"]
+    ago = f", {seen} s ago" if seen is not None and seen > 5 else ""
+    sites = [[one["name"], _state(one) + ago, _numbers(one["processes"])] for one in found["sites"]]
     return [server, *sites]
 
 
 def _state(site: Mapping[str, Any]) -> str:
     return "online" if site["online"] else "registered, not connected" if site["registered"] else "not registered"
+
+
+def _awaited(seen: Mapping[str, Any]) -> str:
+    """Who has not answered in the newest round, and why where that is known."""
+    if not seen["round"] or seen["round"]["over"]:
+        return ""
+    missing = [one for one in seen["clients"] if one["state"] in ("awaited", "missing", "failed")]
+    return ", ".join(one["id"] + (f" ({one['reason']})" if one["reason"] else "") for one in missing)
 
 
 def _numbers(processes: Mapping[str, int]) -> str:

@@ -28,6 +28,7 @@ def run(
     partition: Annotated[str, typer.Option(help="dirichlet, quantity, natural or iid.")] = "",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "",
+    runtime: Annotated[str, typer.Option(help="inprocess, or flower: Flower's simulation.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = -1,
     out: Annotated[Path | None, typer.Option(help="The run folder to make.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value.")] = None,
@@ -47,6 +48,7 @@ def run(
         "partition.kind": partition,
         "training.lr": lr,
         "run.device": device,
+        "run.runtime": runtime,
     }
     given = [f"{key}={value}" for key, value in flags.items() if value]
     given += [f"run.seed={seed}"] if seed >= 0 else []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedbraid.deployment.directing import answers
 from fedbraid.deployment.federation import Federation, Terms, check_name, read
 from fedbraid.deployment.hosting import check_port
 from fedbraid.deployment.keys import CERTIFICATE, make_certificates
-from fedbraid.deployment.notes import FINISHED, Wanted, ended, want, wanted
+from fedbraid.deployment.notes import FINISHED, Wanted, ended, read_note, want, wanted
 from fedbraid.deployment.site import FILE, read_site
 from fedbraid.deployment.supervising import end, running
 from fedbraid.errors import RunError, UserError
@@ -120,9 +121,10 @@ def status(folder: Path) -> dict[str, Any]:
 
     federation = read(folder)
     now, last = wanted(federation.folder), ended(federation.folder)
-    up = answers(federation.port)
-    control = Control(federation)
-    online = {node.name: node.online for node in control.nodes()} if up else {}
+    up, seen = answers(federation.port), read_note(federation.seen)
+    with suppress(OSError):
+        federation.asked.touch()  # the supervisor looks again
+    online = seen.get("online", {}) if up else {}
     begun = (federation.run / "config.toml").is_file()
     return {
         "address": federation.terms.address,
@@ -140,7 +142,8 @@ def status(folder: Path) -> dict[str, Any]:
         "flower_run": {
             "wanted": now.go_on,
             "id": now.flower_run,
-            "status": control.run(now.flower_run)[0] if up and now.flower_run is not None else None,
+            "status": seen.get("status") if up and seen.get("run") == now.flower_run else None,
+            "seen": round(time.time() - seen["at"]) if up and "at" in seen else None,
             "ended": last.get("outcome"),
             "why": last.get("reason", ""),
         },

@@ -10,15 +10,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 
 from fedbraid.deployment.control import ACTIVE, Control
 from fedbraid.deployment.federation import FILE, Federation, read
-from fedbraid.deployment.notes import FINISHED, REFUSED, Wanted, ended, want, wanted
+from fedbraid.deployment.notes import BROKEN, FINISHED, REFUSED, Wanted, end_with, ended, want, wanted, write_note
 from fedbraid.deployment.supervising import running
 from fedbraid.errors import RunError, UserError
 
 LOOK, LONGEST = 3.0, 60.0
 """Seconds between two looks, and the most between two attempts."""
+ALIKE = 3
+"""So many attempts that end with the same word and no round are enough, where waiting does not help."""
 CALM = 30.0
 """Seconds between two questions to Flower while the run's process lives: one takes half a second of a processor."""
 
@@ -33,6 +37,8 @@ class Director:
         self._pause = LOOK
         self._waiting = False
         self._done: str | None = None
+        self._alike = 0
+        self._seen: float | None = None
         self._registered: float | None = None
         self._looking: threading.Thread | None = None
 
@@ -51,6 +57,8 @@ class Director:
                 return
             control = Control(federation)
             self._register(federation, control)
+            if self._seen is None or _asked_after(federation, self._seen):
+                self._note(federation, control)
             self._go_on(federation, control)
         except (RunError, UserError) as error:
             self._wait(str(error))
@@ -66,7 +74,16 @@ class Director:
         for name in federation.terms.sites:
             if name not in known:
                 control.register(name)
-        self._registered = changed
+        self._registered, self._seen = changed, None
+
+    def _note(self, federation: Federation, control: Control) -> None:
+        """Writes down who is there, for `deploy status`: asking Flower takes seconds, reading a file does not."""
+        self._seen = time.time()
+        run = wanted(federation.folder).flower_run
+        status = None if run is None else control.run(run)[0]
+        online = {node.name: node.online for node in control.nodes()}
+        federation.seen.parent.mkdir(parents=True, exist_ok=True)
+        write_note(federation.seen, {"at": self._seen, "online": online, "run": run, "status": status})
 
     def _go_on(self, federation: Federation, control: Control) -> None:
         now = wanted(federation.folder)
@@ -85,17 +102,36 @@ class Director:
                 return
             if not self._waiting:
                 self._wait(last.get("reason") or details, progress=_progress(federation))
+                if last.get("again") == "no" and self._alike >= ALIKE:
+                    self._give_up(federation, now, last)
                 return
         self._waiting = False
         (federation.folder / "outcome.json").unlink(missing_ok=True)
         want(federation.folder, Wanted(True, control.start()))
+        self._seen = None
+
+    def _give_up(self, federation: Federation, now: Wanted, last: Mapping[str, str]) -> None:
+        """The run is not begun again by itself: it has ended in the same way each time, and will again."""
+        why = f"{last.get('reason', '')}; given up after {ALIKE} attempts that ended alike: mend it, then 'deploy run'"
+        end_with(federation.folder, last.get("outcome", BROKEN), why, again=False)
+        want(federation.folder, Wanted(False, now.flower_run))
+        self._waiting, self._alike = False, 0
+        print(f"fedbraid: {why}", flush=True)  # noqa: T201
 
     def _wait(self, why: str, progress: str = "") -> None:
         """The next attempt comes later, unless rounds were finished since the last."""
+        self._alike = self._alike + 1 if progress == self._done else 1
         self._pause = LOOK if progress != self._done else min(2 * self._pause, LONGEST)
         self._due = time.monotonic() + self._pause
         self._waiting, self._done = True, progress
         print(f"fedbraid: {why}; trying again in {self._pause:.0f} s", flush=True)  # noqa: T201
+
+
+def _asked_after(federation: Federation, seen: float) -> bool:
+    """Whether somebody has looked at what was written down then, a while ago."""
+    with suppress(OSError):
+        return time.time() > seen + CALM and federation.asked.stat().st_mtime > seen
+    return False
 
 
 def answers(port: int) -> bool:

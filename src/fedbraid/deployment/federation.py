@@ -87,6 +87,16 @@ class Federation:
         return self.processes / "app.json"
 
     @property
+    def seen(self) -> Path:
+        """Who was there when the server's supervisor last looked."""
+        return self.processes / "seen.json"
+
+    @property
+    def asked(self) -> Path:
+        """When somebody last read that."""
+        return self.processes / "asked"
+
+    @property
     def host(self) -> str:
         return split_address(self.terms.address)[0]
 

@@ -17,8 +17,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-FINISHED, PAUSED, REFUSED = "finished", "paused", "refused"
-"""How a Flower run can end: nothing is left to do, the world's fault, the operator's."""
+FINISHED, PAUSED, REFUSED, BROKEN = "finished", "paused", "refused", "broken"
+"""How a Flower run can end: nothing is left to do, the world's fault, the operator's, nobody foresaw it."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ def ended(federation: Path) -> Mapping[str, str]:
     return {key: str(value) for key, value in read_note(federation / "outcome.json").items()}
 
 
-def end_with(federation: Path, outcome: str, reason: str = "") -> None:
-    """Leaves word of how a Flower run ended."""
+def end_with(federation: Path, outcome: str, reason: str = "", *, again: bool = True) -> None:
+    """Leaves word of how a Flower run ended, and whether trying again may help without anybody's doing."""
     at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_note(federation / "outcome.json", {"outcome": outcome, "reason": reason, "at": at})
+    facts = {"outcome": outcome, "reason": reason, "at": at, "again": "yes" if again else "no"}
+    write_note(federation / "outcome.json", facts)
 
 
 def read_note(path: Path) -> dict[str, Any]:

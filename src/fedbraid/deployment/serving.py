@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ from fedbraid import runs
 from fedbraid.checkpoint import write_durably
 from fedbraid.deployment import handshake
 from fedbraid.deployment.federation import Federation
-from fedbraid.deployment.notes import FINISHED, PAUSED, REFUSED, end_with
+from fedbraid.deployment.notes import BROKEN, FINISHED, PAUSED, REFUSED, end_with
 from fedbraid.deployment.supervising import note_running
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment
 from fedbraid.lock import alone_in
 from fedbraid.reports import records
 from fedbraid.runs import Run
+from fedbraid.runtimes.faults import SETTLED
 from fedbraid.runtimes.flower import OverGrid
 
 if TYPE_CHECKING:
@@ -62,7 +64,14 @@ def serve(grid: Grid, federation: Federation, say: Callable[[str], None] = print
         end_with(federation.folder, REFUSED, str(error))
         raise
     except RunError as error:
-        end_with(federation.folder, PAUSED, str(error))
+        end_with(federation.folder, PAUSED, str(error), again=error.code != SETTLED)
+        raise
+    except Exception as error:  # nobody foresaw it, so nobody may lose it
+        log = federation.logs / "run.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as words:
+            words.write(f"{traceback.format_exc()}\n")
+        end_with(federation.folder, BROKEN, f"{type(error).__name__}: {error}; its traceback is in {log}", again=False)
         raise
 
 

@@ -1,13 +1,15 @@
 """A client's account: its secret and what it has spent, on its own disk, whatever becomes of the server.
 
     noise.key     the secret, made once
-    ledger.json   for every task the releases made, and a mark of each round that they were made in
+    ledger.json   for every class of samples the releases made, and a mark of each round that they were made in
 
 A round is paid before anything of it is computed. Asked the same again, a client computes the same bits from the same
 noise, which is no second release: the mark of the round is known. Anything else, other shared tensors, other samples or
 other settings, has another mark and another noise, and is paid anew.
 
-The samples of two tasks are different samples, so each task has a ledger, and the largest epsilon is the client's.
+An account is that of a data set, over all runs, names and configurations. Samples of different classes are different
+samples, whatever the tasks of a run are made of, so each class has a ledger; a release of all samples at once, as where
+numbers are learned, counts for every class. The largest epsilon is the client's.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +28,49 @@ from torch import Tensor
 
 from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import write_durably
-from fedbraid.core import ClientId, Round
+from fedbraid.core import ClientId, Round, Task
 from fedbraid.errors import RunError
 from fedbraid.privacy.accountant import admit, epsilon
 from fedbraid.privacy.ledger import Budget, Ledger, Release
 from fedbraid.privacy.noise import SECRET_BYTES, digest_of, fresh_secret
 
 SECRET, LEDGER = "noise.key", "ledger.json"
+EVERYTHING = "*"
+"""Stands for the samples of all classes."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What was released of one task's samples, and in which rounds."""
+    """What was released of some samples, and in which rounds."""
 
     ledger: Ledger
     marks: tuple[str, ...] = ()
 
 
-class Account:
-    """`terms` is a text of every setting that a message follows from; the noise is another where it is."""
+def one_by_one(task: Task) -> Sequence[str]:
+    """The classes of a task by their numbers, where nothing names them."""
+    return [str(number) for number in task.classes]
 
-    def __init__(self, folder: Path, budget: Budget, terms: str) -> None:
+
+class Account:
+    """`terms` is a text of every setting that a message follows from; the noise is another where it is.
+
+    `samples_of` names the classes of a task as the data name them.
+    """
+
+    def __init__(
+        self, folder: Path, budget: Budget, terms: str, samples_of: Callable[[Task], Sequence[str]] = one_by_one
+    ) -> None:
         self._folder = folder
         self._budget = budget
         self._terms = hashlib.sha256(terms.encode()).digest()
-        self._tasks = _read(folder / LEDGER)
+        self._samples_of = samples_of
+        self._spent = _read(folder / LEDGER)
 
     def pay(
         self, round: Round, client: ClientId, received: Tensors, ids: Tensor, releases: Sequence[Release]
     ) -> tuple[bytes, float]:
-        """(key of the round's noise, epsilon of the task with the round in it), once the ledger is on disk.
+        """(key of the round's noise, epsilon of the task's samples with the round in it), once the ledger is on disk.
 
         `ids` are the numbers of the samples that the releases are made of. `StoppedRun` where the budget would be
         exceeded: then nothing was spent.
@@ -63,16 +79,34 @@ class Account:
         mark = hmac.digest(
             key, round.derive("release", client).to_bytes(8, "big") + digest_of(received), "sha256"
         ).hex()
-        task = str(round.task.index)
-        spent = self._tasks.get(task, Spent(Ledger()))
-        if mark not in spent.marks:
-            ledger = spent.ledger
-            for release in releases:
-                ledger = admit(ledger, release, self._budget)
-            spent = Spent(ledger, (*spent.marks, mark))
-            self._tasks = {**self._tasks, task: spent}
+        names = self._samples_of(round.task)
+        unpaid = [name for name in names if mark not in self._of(name).marks]
+        if unpaid:
+            for name in {*unpaid, *(self._spent if EVERYTHING in unpaid else ())}:
+                self._admit(name, releases)
+            self._spent = {**self._spent, **{name: self._with(name, releases, mark) for name in unpaid}}
             self._write()
-        return key, epsilon(spent.ledger, self._budget.delta)
+        return key, max(epsilon(self._whole(name), self._budget.delta) for name in names)
+
+    def _of(self, name: str) -> Spent:
+        return self._spent.get(name, Spent(Ledger()))
+
+    def _whole(self, name: str) -> Ledger:
+        """All releases that a sample of this class was in."""
+        ledger = self._of(name).ledger
+        for release in self._of(EVERYTHING).ledger.releases if name != EVERYTHING else ():
+            ledger = ledger + release
+        return ledger
+
+    def _admit(self, name: str, releases: Sequence[Release]) -> None:
+        """`StoppedRun` where the releases would exceed the budget of these samples."""
+        ledger = self._whole(name)
+        for release in releases:
+            ledger = admit(ledger, release, self._budget)
+
+    def _with(self, name: str, releases: Sequence[Release], mark: str) -> Spent:
+        spent = self._of(name)
+        return Spent(reduce(Ledger.__add__, releases, spent.ledger), (*spent.marks, mark))
 
     def _secret(self) -> bytes:
         path = self._folder / SECRET
@@ -90,11 +124,12 @@ class Account:
         return secret
 
     def _write(self) -> None:
-        tasks = {
-            task: {**spent.ledger.data(), "marks": list(spent.marks)} for task, spent in sorted(self._tasks.items())
+        samples = {
+            name: {**spent.ledger.data(), "marks": list(spent.marks)} for name, spent in sorted(self._spent.items())
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self._folder / LEDGER, (json.dumps({"tasks": tasks, "sha256": _seal(tasks)}) + "\n").encode())
+        text = json.dumps({"samples": samples, "sha256": _seal(samples)})
+        write_durably(self._folder / LEDGER, f"{text}\n".encode())
 
 
 def _read(path: Path) -> dict[str, Spent]:
@@ -102,10 +137,10 @@ def _read(path: Path) -> dict[str, Spent]:
         return {}
     try:
         content = json.loads(path.read_bytes())
-        if content["sha256"] != _seal(content["tasks"]):
+        if content["sha256"] != _seal(content["samples"]):
             raise ValueError("it does not have the recorded SHA-256")
         return {
-            task: Spent(Ledger.from_data(values), tuple(values["marks"])) for task, values in content["tasks"].items()
+            name: Spent(Ledger.from_data(values), tuple(values["marks"])) for name, values in content["samples"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
@@ -114,8 +149,8 @@ def _read(path: Path) -> dict[str, Spent]:
         ) from error
 
 
-def _seal(tasks: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tasks, sort_keys=True).encode()).hexdigest()
+def _seal(samples: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(samples, sort_keys=True).encode()).hexdigest()
 
 
 def _write_secret(path: Path) -> None:

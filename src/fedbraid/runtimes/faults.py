@@ -20,6 +20,14 @@ CODES: Mapping[str, str] = {
     "unforeseen": "something went wrong there that nobody foresaw",
 }
 """What the server says of each."""
+SETTLED = "settled"
+"""The code of a pause that no waiting ends: all who are missing have said why, and will say it again."""
+_LASTING = frozenset(CODES) - {"failed", "masked"}
+
+
+def lasts(error: BaseException | None) -> bool:
+    """Whether asking again would come to the same."""
+    return getattr(error, "code", "") in _LASTING
 
 
 def sentence(code: str, needed: int | None = None) -> str:

@@ -71,7 +71,7 @@ class OverGrid:
         self._registered = registered
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
-        self._faults: dict[ClientId, str] = {}
+        self._faults: dict[ClientId, RunError] = {}
         self._lost: dict[ClientId, float] = {}
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
@@ -89,7 +89,8 @@ class OverGrid:
             for client in sorted(left.keys() - nodes.keys()):
                 if not self._returns(client):
                     del left[client]
-                    yield Answer(client, fault=self._faults.get(client, "its node is not connected"))
+                    error = self._faults.get(client, RunError("its node is not connected"))
+                    yield Answer(client, fault=str(error), error=error)
             sent = {nodes[client]: left.pop(client) for client in sorted(nodes)}
             for node, reply in self._exchange(sent, QUESTION) if sent else ():
                 yield None if node is None else self._answer(node, reply)
@@ -162,7 +163,7 @@ class OverGrid:
                 raise RunError(f"its node calls itself {client!r}, and is registered as {owner!r}")
         except RunError as error:
             if owner is not None:
-                self._faults[owner] = str(error)
+                self._faults[owner] = error
             return
         self._names[node] = client
         self._faults.pop(client, None)
@@ -198,7 +199,7 @@ class OverGrid:
         except RunError as error:
             del self._names[node]  # one that was set up anew must be greeted again
             self._lost[client] = self._clock()
-            return Answer(client, fault=str(error))
+            return Answer(client, fault=str(error), error=error)
 
     def _connected(self) -> Grid:
         if self._grid is None:
@@ -259,7 +260,7 @@ def unpack(message: Message) -> bytes:
         raise RunError(f"its node failed (code {message.error.code}): {reason[-1][:300]}")
     told = message.content.get("fault")
     if isinstance(told, ConfigRecord):
-        raise RunError(_sentence(told))
+        raise _of_code(told)
     record = message.content.get("fedbraid")
     array = record.get("message") if isinstance(record, ArrayRecord) else None
     if array is None:
@@ -267,12 +268,12 @@ def unpack(message: Message) -> bytes:
     return array.data
 
 
-def _sentence(told: Mapping[str, Any]) -> str:
+def _of_code(told: Mapping[str, Any]) -> RunError:
     """Why there is no answer: a sentence of our own for a code, since whoever sends is not believed."""
     if "code" not in told:
-        return str(told.get("reason", ""))[:1000]
-    needed = told.get("needed")
-    return sentence(str(told["code"])[:100], needed if isinstance(needed, int) else None)
+        return RunError(str(told.get("reason", ""))[:1000])
+    code, needed = str(told["code"])[:100], told.get("needed")
+    return RunError(sentence(code, needed if isinstance(needed, int) else None), code=code)
 
 
 def _named(reply: Message) -> ClientId:

@@ -48,6 +48,7 @@ class Gathering:
         self._idle: set[ClientId] = set()
         self._refused: dict[ClientId, Refusal] = {}
         self._failed: dict[ClientId, str] = {}
+        self._lasting: set[ClientId] = set()
         self._down = dict[ClientId, int]()
         self._up = dict[ClientId, int]()
         self._values = dict[ClientId, int]()
@@ -94,9 +95,14 @@ class Gathering:
         self._refused[refusal.client] = refusal
         self._advance()
 
-    def fail(self, client: ClientId, reason: str) -> None:
-        """Takes note of why there is no answer; it may come yet."""
+    def fail(self, client: ClientId, reason: str, *, lasting: bool = False) -> None:
+        """Takes note of why there is no answer; it may come yet, unless that is `lasting`."""
         self._failed[client] = reason
+        (self._lasting.add if lasting else self._lasting.discard)(client)
+
+    def lasting(self) -> bool:
+        """Whether nobody is missing who may answer when asked at another time."""
+        return self._lasting >= {*self.missing()}
 
     def close(self, reason: str) -> None:
         """Nobody answers any more; `reason` is why, of those who said nothing."""

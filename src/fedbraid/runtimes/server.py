@@ -23,6 +23,7 @@ from fedbraid.errors import StoppedRun, UserError
 from fedbraid.runtimes.asking import Asking, Question
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.exchange import IDLE, LOST, Answer, Transport, spell
+from fedbraid.runtimes.faults import SETTLED, lasts
 from fedbraid.runtimes.gate import Gate, admitted
 from fedbraid.runtimes.gathering import Gathering
 from fedbraid.runtimes.journal import Journal
@@ -147,7 +148,7 @@ class Server:
             self._tell("ignored", client=client, reason="it has answered already, or was not asked")
             return
         if found.fault:
-            gathering.fail(client, found.fault)
+            gathering.fail(client, found.fault, lasting=lasts(found.error))
             self._tell("failed", client=client, reason=found.fault)
             return
         message = admitted(found, to, self._work.codec, self._gate)
@@ -173,7 +174,8 @@ class Server:
             self._tell("paused", round=spell(round), answered=answered, needed=needed)
             raise StoppedRun(
                 f"{round}: {answered} of {cohort} clients answered, {needed} are needed ({gathering.faults()}); "
-                "the state before the round is saved, and what has come"
+                "the state before the round is saved, and what has come",
+                code=SETTLED if gathering.lasting() else None,
             )
 
     def _select(self, round: Round, gathering: Gathering) -> None:
