@@ -66,6 +66,8 @@ class Experiment:
     guard: Guard | None = None
     notes: Sequence[str] = ()
     """What a reader must know before the run, beside what the data set says of itself."""
+    terms: str = ""
+    """The settings as the server sent them, at a site, whose `config` has some of its own; else those of `config`."""
 
     @property
     def tasks(self):
@@ -79,7 +81,8 @@ class Experiment:
     @cached_property
     def work(self) -> Work:
         """How updates are computed and sent."""
-        return Work(self.method, self.model, Codec(), guard=self.guard, masking=masked.masking(self.config))
+        masking = masked.masking(self.config, self.terms or protected.terms(self.config.model_dump()))
+        return Work(self.method, self.model, Codec(), guard=self.guard, masking=masking)
 
     def guarded(
         self, folder: Path, *, alone: bool = False, deployed: bool = False, tell: Tell = tell_nobody
@@ -99,7 +102,7 @@ class Experiment:
         values, protection = self.config.privacy, protected.drafted(self.config)
         if protection is None or values.epsilon is None:
             return None
-        budget, terms = Budget(values.epsilon, values.delta), protected.terms(self.config)
+        budget, terms = Budget(values.epsilon, values.delta), protected.terms(self.config.model_dump())
         own = folder / "accounts" / hashlib.sha256(terms.encode()).hexdigest()[:16]
 
         def account(client: ClientId) -> Account:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -82,11 +83,14 @@ def settled(
     return config.model_copy(update={"privacy": values.model_copy(update={"noise": noise})})
 
 
-def terms(config: Config) -> str:
-    """Every setting that the clients' messages follow from, as text."""
+def terms(settings: Mapping[str, Any]) -> str:
+    """Every setting that the clients' messages follow from, as text; `settings` is a whole configuration's, dumped.
+
+    A site asks it of what the server sent, before it puts in what is its own, so that all sides have the same text.
+    """
     sections = ("method", "data", "stream", "partition", "backbone", "adapter", "training", "privacy")
-    values = {name: config.model_dump()[name] for name in sections}
-    return json.dumps({**values, "seed": config.run.seed}, sort_keys=True)
+    values = {name: settings.get(name) for name in sections}
+    return json.dumps({**values, "seed": settings["run"]["seed"]}, sort_keys=True)
 
 
 def check_method(method: Method, about: About) -> None:

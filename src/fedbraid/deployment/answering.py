@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from fedbraid import protected
 from fedbraid.checkpoint import write_durably
 from fedbraid.core import EVALUATE, Client
 from fedbraid.deployment import greeting as greetings
@@ -64,8 +65,9 @@ class Answering:
             round = read_round(experiment.work.codec.text(question)["round"])
             party = self._party(experiment, tests=round.phase == EVALUATE)
             holdings = Holdings(self._folder(greeting.run))
-            identity = read_identity(self._site.folder)
-            return reply_to(question, experiment.work, self._site.terms.client, party, holdings, identity)
+            home, identity = self._site.folder, read_identity(self._site.folder)
+            client = self._site.terms.client
+            return reply_to(question, experiment.work, client, party, holdings, home=home, identity=identity)
 
     @property
     def _path(self) -> Path:
@@ -74,7 +76,8 @@ class Answering:
     def _build(self, greeting: Greeting) -> Experiment:
         config = local_config(greeting, self._site)
         experiment = build(config, site=Site(self._site.terms.client, tested=greeting.tested))
-        return experiment.guarded(self._site.folder, deployed=True)
+        agreed = replace(experiment, terms=protected.terms(greeting.config))
+        return agreed.guarded(self._site.folder, deployed=True)
 
     def _party(self, experiment: Experiment, *, tests: bool) -> Client:
         """The site's training samples, or its test samples under its own name."""
