@@ -83,7 +83,7 @@ def _refused(payload: bytes) -> None:
 
 def _asked(question: bytes, root: Path) -> None:
     party = holders({"a": (1.0,)})["a"]
-    reply_to(question, _work(), "a", party, Holdings(root / "site"))
+    reply_to(question, _work(), "a", party, Holdings(root / "site"), home=root / "site")
 
 
 def files(root: Path, marker: Path) -> Iterator[tuple[str, Act]]:

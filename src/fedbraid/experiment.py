@@ -21,6 +21,7 @@ from fedbraid import masking as masked
 from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import Checkpoint
 from fedbraid.config import Config
+from fedbraid.config.shared import shared_terms
 from fedbraid.core import ClientId, Event, ImageInput, Method, PromptInput, Runtime, Task
 from fedbraid.data import (
     Dataset,
@@ -66,6 +67,8 @@ class Experiment:
     guard: Guard | None = None
     notes: Sequence[str] = ()
     """What a reader must know before the run, beside what the data set says of itself."""
+    terms: str = ""
+    """The settings as the server sent them, at a site, whose `config` has some of its own; else those of `config`."""
 
     @property
     def tasks(self):
@@ -79,7 +82,8 @@ class Experiment:
     @cached_property
     def work(self) -> Work:
         """How updates are computed and sent."""
-        return Work(self.method, self.model, Codec(), guard=self.guard, masking=masked.masking(self.config))
+        masking = masked.masking(self.config, self.terms or shared_terms(self.config.model_dump()))
+        return Work(self.method, self.model, Codec(), guard=self.guard, masking=masking)
 
     def guarded(
         self, folder: Path, *, alone: bool = False, deployed: bool = False, tell: Tell = tell_nobody

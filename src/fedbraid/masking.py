@@ -20,17 +20,17 @@ from fedbraid.runtimes.rules import Rules
 from fedbraid.secure import Layout, Session, new_identity
 
 
-def masking(config: Config) -> Masking | None:
-    """What masked rounds must keep to; None where rounds are in clear."""
+def masking(config: Config, terms: str) -> Masking | None:
+    """What masked rounds must keep to; None where rounds are in clear. `terms` says what updates follow from."""
     values = config.secure
-    return Masking(values.threshold, _identities(values.identities or {})) if values.masked else None
+    return Masking(values.threshold, _identities(values.identities or {}), terms) if values.masked else None
 
 
 def check_settings(
     config: Config, method: Method, tasks: Sequence[Task], clients: Sequence[ClientId], evaluators: int
 ) -> None:
     """`UserError` where the run cannot be masked, and says why."""
-    wanted = masking(config)
+    wanted = masking(config, "")
     if wanted is None:
         return
     new_identity()  # `UserError` without the extra

@@ -83,7 +83,7 @@ def settled(
 
 
 def terms(config: Config) -> str:
-    """Every setting that the clients' messages follow from, as text."""
+    """Every setting that a client's messages follow from, as text."""
     sections = ("method", "data", "stream", "partition", "backbone", "adapter", "training", "privacy")
     values = {name: config.model_dump()[name] for name in sections}
     return json.dumps({**values, "seed": config.run.seed}, sort_keys=True)

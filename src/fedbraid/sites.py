@@ -157,7 +157,7 @@ def _answered(folder: str, client: ClientId, question: bytes) -> bytes:
     home = Path(folder) / "clients" / quote(client, safe="")
     experiment = _experiment(folder).guarded(home, alone=True)
     with shown_on(None):
-        return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home))
+        return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home), home=home)
 
 
 @cache

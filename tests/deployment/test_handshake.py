@@ -10,9 +10,10 @@ import pytest
 
 from fedbraid import config
 from fedbraid.config import Config
+from fedbraid.config.shared import MAY_SET
 from fedbraid.deployment import handshake
 from fedbraid.deployment.answering import Answering
-from fedbraid.deployment.handshake import CAP, MAY_SET, local_config
+from fedbraid.deployment.handshake import CAP, local_config
 from fedbraid.deployment.site import OwnMachine, SiteFolder, SiteTerms, read_site
 from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.faults import code_of

@@ -167,9 +167,9 @@ def test_two_sums_of_a_round_have_the_same_clients() -> None:
     killed = Server(transport._work, transport, rules=LOOSE)  # before its state was saved
     assert same(killed.sum(SHARED, ROUND, list(VALUES)), first)
     transport.change = losing(INPUT, "2")
-    with pytest.raises(StoppedRun, match=r"has opened a sum of this round before, with other clients"):
+    with pytest.raises(StoppedRun, match=r"opened one of this round before, with other clients \(missing now: '2'\)"):
         Server(transport._work, transport, rules=LOOSE).sum(SHARED, ROUND, list(VALUES))
-    outcome = Server(transport._work, transport, rules=LOOSE).sum(SHARED, NEXT, list(VALUES))
+    outcome = Server(transport._work, transport, rules=LOOSE).sum({"scale": torch.tensor([3.0])}, NEXT, list(VALUES))
     assert outcome.reported == ("0", "1", "3", "4", "5")
 
 

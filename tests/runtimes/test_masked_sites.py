@@ -22,11 +22,11 @@ from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.desk import FILE, OnDisk
 from fedbraid.runtimes.exchange import Answer, spell
 from fedbraid.runtimes.holdings import RECEIVED, Holdings
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.masked_client import INPUT
+from fedbraid.runtimes.masked_state import STATE, OnDisk
 from fedbraid.runtimes.server import Rules, Server
 from fedbraid.testing.numbers import ROUND, SHARED, Squares, holders, squares
 from fedbraid.testing.sites import Sites
@@ -62,7 +62,7 @@ class Watched(Sites):
             if found is None:
                 continue
             step = self.work.codec.text(questions[found.client])["step"]
-            path = self.folder / found.client / FILE
+            path = self.folder / found.client / STATE
             if path.is_file():
                 self.modes.add(stat.S_IMODE(path.stat().st_mode))
             self.happens(step, found.client)
@@ -91,8 +91,8 @@ def test_secrets_lie_in_the_sites_own_file_until_the_sum_is_open(tmp_path: Path)
     assert outcome.reported == tuple(VALUES)
     assert sites.modes == {0o600}
     for client in VALUES:
-        assert OnDisk(tmp_path / client).read().stage is None
-        assert b"sealing" not in (tmp_path / client / FILE).read_bytes()
+        assert OnDisk(tmp_path / client, tmp_path / client).read().stage is None
+        assert b"sealing" not in (tmp_path / client / STATE).read_bytes()
     assert seen(tmp_path) == [2, 2, 2, 2, 0]
 
 
@@ -110,17 +110,18 @@ def test_a_site_that_lost_its_secrets_is_lost_and_takes_part_again(damage: str, 
     sites = Watched(tmp_path)
 
     def happens(step: str, client: str) -> None:
-        path = tmp_path / "2" / FILE
+        path = tmp_path / "2" / STATE
         if (step, client) == ("shares", "2"):
             path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-1])
 
     sites.happens = happens
     outcome = sites.server().sum(SHARED, ROUND, list(VALUES))
     assert outcome.reported == ("0", "1", "3", "4")
-    assert ("holds nothing" if damage == "gone" else f"{FILE} is damaged; remove it") in outcome.failed["2"]
+    assert ("holds nothing" if damage == "gone" else f"{STATE} is damaged; remove it") in outcome.failed["2"]
     sites.happens = lambda step, client: None
-    (tmp_path / "2" / FILE).unlink(missing_ok=True)
-    assert len(sites.server().sum(SHARED, Round(ROUND.task, "train", 1, 0), list(VALUES)).reported) == 5
+    (tmp_path / "2" / STATE).unlink(missing_ok=True)
+    later = {"scale": torch.tensor([3.0])}
+    assert len(sites.server().sum(later, Round(ROUND.task, "train", 1, 0), list(VALUES)).reported) == 5
 
 
 @pytest.mark.parametrize("after", ["", "shares"])
@@ -164,7 +165,7 @@ def test_a_site_opens_no_second_sum_of_a_round_with_others(tmp_path: Path) -> No
     Watched(tmp_path).server().sum(SHARED, ROUND, list(VALUES))
     killed = Watched(tmp_path)
     killed.lost = {(INPUT, "0")}
-    with pytest.raises(StoppedRun, match="has opened a sum of this round before, with other clients"):
+    with pytest.raises(StoppedRun, match="has opened one of this round before, with other clients"):
         killed.server().sum(SHARED, ROUND, list(VALUES))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fedbraid.checkpoint import write_durably
+from fedbraid.config.shared import shared_terms
 from fedbraid.core import EVALUATE, Client
 from fedbraid.deployment import handshake
 from fedbraid.deployment.handshake import NOT_ALLOWED, Handshake, local_config
@@ -64,8 +65,9 @@ class Answering:
             round = read_round(experiment.work.codec.text(question)["round"])
             party = self._party(experiment, tests=round.phase == EVALUATE)
             holdings = Holdings(self._folder(agreed.run))
-            identity = read_identity(self._site.folder)
-            return reply_to(question, experiment.work, self._site.terms.client, party, holdings, identity)
+            home, identity = self._site.folder, read_identity(self._site.folder)
+            client = self._site.terms.client
+            return reply_to(question, experiment.work, client, party, holdings, home=home, identity=identity)
 
     @property
     def _path(self) -> Path:
@@ -75,6 +77,7 @@ class Answering:
         config = local_config(agreed, self._site)
         experiment = build(config, site=Site(self._site.terms.client, tested=agreed.tested))
         self._check_delta(experiment)
+        experiment = replace(experiment, terms=shared_terms(agreed.config))
         return experiment.guarded(self._site.folder, deployed=True)
 
     def _check_delta(self, experiment: Experiment) -> None:

@@ -1,8 +1,9 @@
 """The handshake: what a server may set for a site, and what the site makes of it.
 
-A server sends the part of a run's configuration that `MAY_SET` lists, and a site refuses every other key by name. So
-the server chooses methods, rounds and numbers. Where samples are and how they are read, which models, how many threads,
-what may leave: that is the site's own word (`site.toml`), and what it does not allow is refused before a file is read.
+A server sends the part of a run's configuration that `config.shared` lists, and a site refuses every other key by
+name. So the server chooses methods, rounds and numbers. Where samples are and how they are read, which models, how many
+threads, what may leave: that is the site's own word (`site.toml`), and what it does not allow is refused before a file
+is read.
 """
 
 from __future__ import annotations
@@ -11,33 +12,19 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fedbraid import config as configs
 from fedbraid import plugins
 from fedbraid.config import Config
+from fedbraid.config.shared import MAY_SET, may_set, shared
 from fedbraid.data import DATASETS
-from fedbraid.deployment.site import SERVERS, SiteFolder
+from fedbraid.deployment.site import SiteFolder
 from fedbraid.errors import RunError, UserError
 
 FORMAT = "fedbraid-run-2"
 CAP = 4 * 2**20
 """The most bytes of a configuration that a site reads."""
-MAY_SET: Mapping[str, frozenset[str] | None] = {
-    "method": None,
-    "data": SERVERS | {"name", "train_per_class", "train_samples"},
-    "stream": None,
-    "partition": frozenset({"kind", "sites", "clients_per_round"}),
-    "backbone": None,
-    "adapter": None,
-    "training": None,
-    "generation": None,
-    "privacy": frozenset({"epsilon", "delta", "samples", "clip", "noise", "clip_grams", "noise_grams"}),
-    "secure": frozenset({"masked"}),
-    "run": frozenset({"seed", "threads"}),
-}
-"""By section the keys that a server may set for a site; None for all of a section."""
 NOT_ALLOWED = "not allowed"
 
 
@@ -52,36 +39,11 @@ class Handshake:
 
 def write(config: Config, *, run: str, tested: bool) -> bytes:
     """What the server of a run sends to its sites."""
-    values = {
-        section: {key: value for key, value in table.items() if _may_set(section, key)}
-        for section, table in config.model_dump().items()
-        if section in MAY_SET
-    }
-    values["backbone"]["name"] = label_of(config.backbone.name)
-    if config.data.name not in DATASETS:
-        del values["data"]["name"]
+    values = shared(config.model_dump())
     text = json.dumps({"format": FORMAT, "run": run, "tested": tested, "config": values}).encode()
     if len(text) > CAP:
         raise UserError(f"the configuration takes {len(text)} bytes, more than the {CAP} that sites read; shorten it")
     return text
-
-
-def label_of(backbone: str) -> str:
-    """What a server calls a backbone: its hub id, or the last part of a path, which is nobody else's to know.
-
-    >>> label_of("sentence-transformers/all-MiniLM-L6-v2"), label_of("/models/minilm"), label_of("timm:vit@/m/vit.st")
-    ('sentence-transformers/all-MiniLM-L6-v2', 'minilm', 'timm:vit@vit.st')
-    """
-    architecture, at, file = backbone.partition("@")
-    if backbone.startswith("timm:"):
-        return f"{architecture}{at}{Path(file).name}"
-    return Path(backbone).name if is_path(backbone) else backbone
-
-
-def is_path(backbone: str) -> bool:
-    """Whether a backbone is named by a place on this machine."""
-    place = backbone.partition("@")[2] if backbone.startswith("timm:") else backbone
-    return Path(place).expanduser().is_absolute() or Path(place).expanduser().exists()
 
 
 def read(text: bytes) -> Handshake:
@@ -116,17 +78,12 @@ def local_config(handshake: Handshake, site: SiteFolder) -> Config:
     return configs.parse(values, f"the server's configuration at site {terms.client}")
 
 
-def _may_set(section: str, key: str) -> bool:
-    keys = MAY_SET.get(section, frozenset[str]())
-    return keys is None or key in keys
-
-
 def _check_keys(config: Mapping[str, Any]) -> None:
     """`RunError` for a key that a server may not set."""
     for section, table in config.items():
         if not isinstance(table, dict):
             raise RunError(f"the server's configuration has no table {section!r}; run one version everywhere")
-        odd = sorted(str(key) for key in table if not _may_set(section, str(key)))
+        odd = sorted(str(key) for key in table if not may_set(section, str(key)))
         if odd or section not in MAY_SET:
             named = ", ".join(f"{section}.{key}" for key in odd) or f"[{section}]"
             raise RunError(f"refused: the server sets {named}, which is for the site alone to say", code=NOT_ALLOWED)

@@ -10,9 +10,9 @@ from typing import Any
 from fedbraid import config as configs
 from fedbraid.config import Config
 from fedbraid.config.sections import DataConfig
+from fedbraid.config.shared import label_of, may_set
 from fedbraid.data import DATASETS, EVALUATOR
 from fedbraid.deployment.federation import Federation, Terms, check_name, split_address
-from fedbraid.deployment.handshake import MAY_SET, label_of
 from fedbraid.deployment.keys import AUTHORITY, make_certificates, make_node_key
 from fedbraid.deployment.site import FILE as SITE_FILE
 from fedbraid.deployment.site import NODE_KEY, OwnMasking, SiteTerms
@@ -114,11 +114,11 @@ def _own_data(data: str, config: Config) -> dict[str, Any]:
     Beside a known data set a path is a copy of it, otherwise it is the data set.
     """
     path = str(Path(data).expanduser().absolute())
-    usual, theirs = DataConfig().model_dump(), MAY_SET["data"] or frozenset[str]()
+    usual = DataConfig().model_dump()
     read = {
         key: value
         for key, value in config.data.model_dump().items()
-        if key not in theirs and key != "path" and value != usual[key]
+        if not may_set("data", key) and key != "path" and value != usual[key]
     }
     return {**({"path": path} if config.data.name in DATASETS else {"name": path}), **read}
 

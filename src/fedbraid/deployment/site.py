@@ -20,14 +20,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from fedbraid.config.shared import OF_ALL
 from fedbraid.deployment.federation import check_name, split_address
 from fedbraid.deployment.keys import AUTHORITY, check_private
 from fedbraid.deployment.toml import Table, read_checked
 from fedbraid.errors import UserError
 
 FILE, NODE_KEY = "site.toml", "node.key"
-SERVERS = frozenset({"classes", "scores", "augment", "match"})
-"""Keys of [data] that are one for all sites, and so the server's to say."""
 
 
 class OwnMachine(Table):
@@ -114,7 +113,7 @@ def read_site(folder: Path) -> SiteFolder:
     terms = read_checked(folder / FILE, SiteTerms)
     check_name(terms.client)
     split_address(terms.server)
-    odd = sorted(set(terms.data) & SERVERS)
+    odd = sorted(set(terms.data) & OF_ALL)
     if odd:
         raise UserError(f"{folder / FILE}, [data]: {', '.join(odd)} are the same for all sites; remove them here")
     found = SiteFolder(folder.resolve(), terms)

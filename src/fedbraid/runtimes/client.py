@@ -22,11 +22,12 @@ class Masking:
     """What a masked round must keep to, equal for server and clients.
 
     `threshold` is how many clients must take part until the end; unset: more than two thirds. `identities` are the
-    clients' public keys, of all of them or of none.
+    clients' public keys, of all of them or of none. `terms` is a text of every setting that updates follow from.
     """
 
     threshold: int | None = None
     identities: Mapping[ClientId, bytes] = field(default_factory=dict[ClientId, bytes])
+    terms: str = ""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def read_round(text: str) -> Round:
     try:
         facts = json.loads(text)
         task = Task(facts["task"]["index"], tuple(facts["task"]["offsets"]))
-        return Round(task, facts["phase"], facts["index"], facts["seed"])
+        if any(type(number) is not int for number in (task.index, *task.offsets, facts["index"], facts["seed"])):
+            raise TypeError("a round is counted in integers")  # 1.0 would be another name of round 1
+        return Round(task, str(facts["phase"]), facts["index"], facts["seed"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"a question that names no round ({type(error).__name__}: {error})") from error

@@ -18,11 +18,11 @@ from fedbraid.errors import UserError
 from fedbraid.progress import track
 from fedbraid.runtimes.client import Masking, Side, Work, answer
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.desk import InMemory
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.limits import Limits
 from fedbraid.runtimes.masked_client import Asked, is_step, masked_answer
+from fedbraid.runtimes.masked_state import InMemory
 from fedbraid.runtimes.server import Server
 
 
@@ -49,7 +49,7 @@ class InProcess:
         self._parties = {**clients, **evaluators}
         self._kept: dict[str, Tensor] = dict(kept or {})
         self._identities = dict(identities or {})
-        self._desks = {client: InMemory() for client in self.clients}
+        self._masked = {client: InMemory() for client in self._parties}
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
         """The answers in the order of client ids, each computed when it is asked for."""
@@ -63,7 +63,7 @@ class InProcess:
         if not is_step(text):
             return answer(self._work, client, party, received, memory, round, text["to"])
         asked = Asked(self._work, client, party, text, received, memory, self._identities.get(client))
-        return masked_answer(asked, self._desks[client])
+        return masked_answer(asked, self._masked[client])
 
     def kept(self) -> Tensors:
         return self._kept

@@ -7,16 +7,18 @@
     reveal         a share of every client's secret
 
 A party without samples sends zeros under masks, so that not even that is seen. It agrees to a threshold no lower than
-its own settings' alone, and to no statistic that names clients. And it opens one sum a round: where a round is begun
-anew after the sum may have been opened, the survivors must be the same, since two sums that differ by a client disclose
-that client's update.
+its own settings' alone, and to no statistic that names clients.
+
+A sum is named by one digest of all that an update depends on: configuration, round, every shared tensor. It goes into
+every key, seal and signature, and this party compares it with what it computes from itself, so that all parties of a
+sum compute from the same, and no step is another round's. Which sums it opens after others says `opened_sums`.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -25,13 +27,13 @@ import torch
 from fedbraid.algebra import Tensors
 from fedbraid.core import Client, ClientId
 from fedbraid.errors import RunError, UserError
-from fedbraid.runtimes.client import Work, owed
-from fedbraid.runtimes.desk import Desk, Held
-from fedbraid.runtimes.exchange import STEP, Answer, read_round
-from fedbraid.runtimes.masked_terms import name_of
+from fedbraid.runtimes.client import Masking, Work, owed
+from fedbraid.runtimes.exchange import STEP, Answer, read_round, spell
+from fedbraid.runtimes.masked_state import MaskedState, MaskedStore
+from fedbraid.runtimes.masked_terms import name_of, statistic_of
+from fedbraid.runtimes.opened_sums import OpenedSum, Summand, check_input, check_survivors, known_as
 from fedbraid.secure import Layout, Session
 from fedbraid.secure import client as steps
-from fedbraid.secure.ciphers import digest
 from fedbraid.secure.client import Advertised, Confirmed, Masked, Shared
 from fedbraid.secure.stages import Stage, read_session
 from fedbraid.wire import fraction
@@ -46,7 +48,7 @@ DELIVERING = ("keys", INPUT)
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of a masked round to one party, what it has received and kept, and what it holds of the sum."""
+    """A question of a masked round to one party, what it has received and kept, what it holds of masked sums."""
 
     work: Work
     client: ClientId
@@ -55,17 +57,19 @@ class Asked:
     received: Tensors
     memory: Tensors
     identity: bytes | None = None
-    held: Held = field(default_factory=Held)
+    state: MaskedState = field(default_factory=MaskedState)
+    before: Sequence[OpenedSum] = ()
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a party says in a step, and what it holds after it."""
+    """What a party says in a step, what it holds after it, and the sum that it opens with it."""
 
-    held: Held
+    state: MaskedState
     parts: Mapping[ClientId, bytes] = field(default_factory=dict[ClientId, bytes])
     tensors: Tensors = field(default_factory=dict[str, torch.Tensor])
     kept: Tensors = field(default_factory=dict[str, torch.Tensor])
+    opens: OpenedSum | None = None
 
 
 def is_step(text: Mapping[str, str]) -> bool:
@@ -78,18 +82,21 @@ def delivers(text: Mapping[str, str]) -> bool:
     return text.get("step", INPUT) in DELIVERING
 
 
-def masked_answer(asked: Asked, desk: Desk) -> Answer:
+def masked_answer(asked: Asked, store: MaskedStore) -> Answer:
     """What this party says in a step; a fault where it refuses, or cannot go on.
 
-    What it holds after the step is written before its message leaves: a step that was taken is never taken again.
+    What it holds after the step is written before its message leaves: a step that was taken is never taken again. A sum
+    that it opens is remembered before that, so that a crash between the two leaves it remembered.
     """
     client, name = asked.client, asked.text["step"]
     try:
         step = _STEPS.get(name)
         if step is None:
             raise RunError(f"a masked round has no step {name!r}; run one version of the library everywhere")
-        said = step(replace(asked, held=desk.read()))
-        desk.write(said.held)
+        said = step(replace(asked, state=store.read(), before=store.opened_sums()))
+        if said.opens:
+            store.remember(said.opens)
+        store.write(said.state)
     except RunError as error:
         return Answer(client, fault=str(error), error=_coded(error))
     about = {"client": client, "to": asked.text["to"], "is": STEP, "parts": write_parts(said.parts)}
@@ -119,32 +126,37 @@ def _keys(asked: Asked) -> Said:
     session = read_session(asked.text["terms"])
     _agree(asked, session)
     stage, message = _secure(lambda: steps.advertise(session, asked.client, identity=asked.identity))
-    return Said(asked.held.at(stage), {asked.client: message})
+    return Said(MaskedState(stage, _round_of(asked)), {asked.client: message})
 
 
 def _shares(asked: Asked) -> Said:
     own = _stage(asked, Advertised)
     stage, boxes = _secure(lambda: steps.share(own, read_parts(asked.text)))
-    return Said(asked.held.at(stage), boxes)
+    return Said(replace(asked.state, stage=stage), boxes)
 
 
 def _input(asked: Asked) -> Said:
-    own = _stage(asked, Shared)
-    statistic, kept = _update(asked, own.own.session.layout)
-    stage, message = _secure(lambda: steps.mask(own, statistic, read_parts(asked.text)))
+    own, boxes = _stage(asked, Shared), read_parts(asked.text)
+    session = own.own.session
+    _check_question(asked, session)
+    statistic, kept = _update(asked, session.layout)
+    state = replace(asked.state, statistic=_secure(lambda: statistic_of(session, statistic)))
+    check_input(asked.client, _summand(state, session), boxes, asked.before)
+    stage, message = _secure(lambda: steps.mask(own, statistic, boxes))
     words = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-    return Said(asked.held.at(stage), tensors={INPUT: words}, kept=kept)
+    return Said(replace(state, stage=stage), tensors={INPUT: words}, kept=kept)
 
 
 def _confirmation(asked: Asked) -> Said:
     stage, message = _confirmed(asked)
-    return Said(asked.held.at(stage), {asked.client: message})
+    return Said(replace(asked.state, stage=stage), {asked.client: message})
 
 
 def _reveal(asked: Asked) -> Said:
     stage, _ = _confirmed(asked)
     shares = _secure(lambda: steps.reveal(stage, read_parts(asked.text)))
-    return Said(asked.held.after(stage.own.session.run, _company(stage.survivors)), shares)
+    opens = OpenedSum(_summand(asked.state, stage.own.session), tuple(sorted(stage.survivors)))
+    return Said(MaskedState(), shares, opens=opens)
 
 
 _STEPS: Mapping[str, Callable[[Asked], Said]] = {
@@ -158,16 +170,15 @@ _STEPS: Mapping[str, Callable[[Asked], Said]] = {
 
 def _agree(asked: Asked, session: Session) -> None:
     """`RunError` for terms that this party's own settings do not allow."""
-    settings = asked.work.masking
-    if session.run != name_of(asked.text["round"], asked.text["all"]):
-        raise RunError(f"client {asked.client!r} refuses the sum: its terms are those of another round")
-    if settings is None:
-        raise RunError("this client has no masked mode in its settings (secure.masked); nothing was sent")
+    settings = _check_question(asked, session)
     if asked.client not in session.points:
         raise RunError(f"the server asks client {asked.client!r} for a sum that it is no part of")
     own = {client: settings.identities[client] for client in session.clients if client in settings.identities}
     if dict(session.identities) != own:
         raise RunError(f"client {asked.client!r} refuses the sum: the server names other identities than its settings")
+    strangers = sorted({*session.clients} - {*settings.identities}) if settings.identities else []
+    if strangers:
+        raise RunError(f"client {asked.client!r} refuses the sum: its settings name no identity of {strangers[0]!r}")
     least = _secure(lambda: replace(session, threshold=settings.threshold)).needed
     if session.needed < least:
         raise RunError(
@@ -190,13 +201,39 @@ def _agree(asked: Asked, session: Session) -> None:
             )
 
 
+def _check_question(asked: Asked, session: Session) -> Masking:
+    """The settings; `RunError` where the sum is of anything else than what this party computes from."""
+    settings = asked.work.masking
+    if settings is None:
+        raise RunError("this client has no masked mode in its settings (secure.masked); nothing was sent")
+    if session.run != name_of(settings.terms, read_round(asked.text["round"]), asked.received):
+        raise RunError(
+            f"client {asked.client!r} refuses the sum: its terms are those of another round, of other shared tensors "
+            "or of another configuration than this client computes from"
+        )
+    return settings
+
+
+def _round_of(asked: Asked) -> str:
+    return spell(read_round(asked.text["round"]))
+
+
+def _summand(state: MaskedState, session: Session) -> Summand:
+    return Summand(session.run, known_as(read_round(state.round)), state.statistic)
+
+
 def _stage(asked: Asked, kind: Any) -> Any:
     """What this party holds of the sum under way; `RunError` where that is not what the step needs."""
-    stage = asked.held.stage
+    stage = asked.state.stage
     if stage is None or not isinstance(stage, kind) or _session_of(stage).digest.hex() != asked.text["session"]:
         raise RunError(
             f"client {asked.client!r} holds nothing with which it could take the step {asked.text['step']!r} of this "
             "sum: it was restarted without its files, or the step comes out of turn"
+        )
+    if _round_of(asked) != asked.state.round:
+        raise RunError(
+            f"client {asked.client!r} refuses the step {asked.text['step']!r}: it names another round "
+            f"({read_round(asked.text['round'])}) than the sum ({read_round(asked.state.round)})"
         )
     return stage
 
@@ -216,24 +253,14 @@ def _update(asked: Asked, layout: Layout) -> tuple[Tensors, Tensors]:
 
 
 def _confirmed(asked: Asked) -> tuple[Confirmed, bytes]:
-    """The stage that is bound to the server's lists, which are those of an earlier sum of this round, if any."""
+    """The stage that is bound to the server's lists, and the signature under them."""
     stage = _stage(asked, Masked | Confirmed)
     try:
         survivors, dropouts = (tuple(map(str, part)) for part in json.loads(asked.text["lists"]))
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"a message of a masked round is damaged ({type(error).__name__})") from error
-    before = asked.held.company.get(_session_of(stage).run)
-    if before is not None and before != _company(survivors):
-        raise RunError(
-            f"client {asked.client!r} has opened a sum of this round before, with other clients; two sums that differ "
-            "by a client disclose its update; resume the run when the same clients are back, or begin it anew under "
-            "another name"
-        )
+    check_survivors(asked.client, _summand(asked.state, _session_of(stage)), survivors, asked.before)
     return _secure(lambda: steps.confirm(stage, survivors, dropouts, identity=asked.identity))
-
-
-def _company(survivors: Iterable[ClientId]) -> str:
-    return digest(*sorted(survivors)).hex()[:16]
 
 
 def _secure(step: Callable[[], _Found]) -> _Found:

@@ -7,13 +7,14 @@ move the point, and no server's word does.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from fedbraid.algebra import Statistic, Tensors
-from fedbraid.core import ClientId
+from fedbraid.algebra import Statistic, Tensors, raw
+from fedbraid.core import ClientId, Round
 from fedbraid.errors import RunError, UserError
 from fedbraid.quantities import BITS, Gives
 from fedbraid.runtimes.asking import Question
@@ -24,18 +25,18 @@ from fedbraid.runtimes.gram_rules import grams
 from fedbraid.runtimes.limits import Limits, sizes, whole
 from fedbraid.secure import Layout, Session
 from fedbraid.secure.ciphers import digest
-from fedbraid.secure.fixed_point import Entry
+from fedbraid.secure.fixed_point import Entry, encode
 from fedbraid.wire import entries, fraction, samples_behind
 
 
 def session_of(
-    work: Work, masking: Masking, question: Question, clients: Sequence[ClientId], *, all: str, quorum: int
+    work: Work, masking: Masking, question: Question, clients: Sequence[ClientId], *, quorum: int
 ) -> Session:
     """The terms of a sum under a name that no other has; `UserError` where there are none.
 
-    `all` is the digest of what is shared. The threshold is that of the settings, or `quorum` where that is more.
+    The threshold is that of the settings, or `quorum` where that is more.
     """
-    order, what = tuple(sorted(clients)), name_of(spell(question.round), all)
+    order, what = tuple(sorted(clients)), name_of(masking.terms, question.round, question.received)
     name = f"{question.round}, sum {secrets.token_hex(8)}"
     least = Session(what, name, order, Layout(()), masking.threshold).needed
     identities = {client: masking.identities[client] for client in order if client in masking.identities}
@@ -43,9 +44,23 @@ def session_of(
     return Session(what, name, order, layout, max(least, quorum), identities)
 
 
-def name_of(round: str, all: str) -> str:
-    """What is summed, whoever takes part and however often: a client's update is a function of nothing else."""
-    return digest("what is summed", round, all).hex()[:32]
+def name_of(terms: str, round: Round, received: Tensors) -> str:
+    """The digest of what is summed, whoever takes part and however often: an update is a function of nothing else.
+
+    Each tensor has a whole SHA-256: a server that found two with one digest could give a client another one than the
+    others, and so single it out.
+    """
+    parts: list[str | bytes] = []
+    for name in sorted(received):
+        tensor = received[name]
+        parts += [name, f"{tensor.dtype} {tuple(tensor.shape)}", hashlib.sha256(raw(tensor)).digest()]
+    return digest("what is summed", terms, spell(round), *parts).hex()
+
+
+def statistic_of(session: Session, statistic: Tensors) -> str:
+    """The digest of one client's words before they are masked; empty for zeros, which are nobody's secret."""
+    words = encode(session.layout, statistic, clients=len(session.clients))
+    return digest("one client's words", session.layout.digest, words.tobytes()).hex() if words.any() else ""
 
 
 def layout_of(work: Work, client: ClientId, question: Question) -> Layout:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fedbraid.core import Client, ClientId
 from fedbraid.errors import RunError
 from fedbraid.runtimes.client import Work, answer
-from fedbraid.runtimes.desk import OnDisk
 from fedbraid.runtimes.exchange import LOST, read_round
 from fedbraid.runtimes.holdings import Holdings
 from fedbraid.runtimes.masked_client import INPUT, Asked, delivers, is_step, masked_answer
+from fedbraid.runtimes.masked_state import OnDisk
 
 
 def reply_to(
-    question: bytes, work: Work, client: ClientId, party: Client, holdings: Holdings, identity: bytes | None = None
+    question: bytes,
+    work: Work,
+    client: ClientId,
+    party: Client,
+    holdings: Holdings,
+    *,
+    home: Path,
+    identity: bytes | None = None,
 ) -> bytes:
     """The answer of a site. `RunError` where it cannot be computed, or where the site's settings do not allow it.
 
-    `identity` is the site's private key, where masked sums are signed.
+    The holdings are those of one run, `home` is the folder of the site in all of them. `identity` is its private key,
+    where masked sums are signed.
     """
     message = work.codec.decode(question)
     text = message.text
@@ -34,7 +44,7 @@ def reply_to(
     memory = holdings.kept(round)
     if step:
         asked = Asked(work, client, party, text, received, memory, identity)
-        found = masked_answer(asked, OnDisk(holdings.folder))
+        found = masked_answer(asked, OnDisk(holdings.folder, home))
     else:
         found = answer(work, client, party, received, memory, read_round(round), to)
     if found.fault:

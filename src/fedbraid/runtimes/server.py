@@ -102,8 +102,8 @@ class Server:
 
     def _masked(self, question: Question, cohort: Sequence[ClientId]) -> Outcome:
         assert self._work.masking
-        all, quorum = self._asking.delivery.digest(), self._rules.needed(len(cohort))
-        session = session_of(self._work, self._work.masking, question, cohort, all=all, quorum=quorum)
+        quorum = self._rules.needed(len(cohort))
+        session = session_of(self._work, self._work.masking, question, cohort, quorum=quorum)
         gives = self._work.method.phase(question.round).gives(question.round, lifted=True)
         return MaskedRound(self._asking, question, session, gives).sum(self._gate.limits if self._gate else None)
 

@@ -1,6 +1,6 @@
 """Sessions and stages as text: what travels to the clients, and what a client holds between two steps on its own disk.
 
-JSON, bytes in hexadecimal. A stage is secret; where it lies is the caller's affair (see `runtimes.desk`).
+JSON, bytes in hexadecimal. A stage is secret; where it lies is the caller's affair (see `runtimes.masked_state`).
 """
 
 from __future__ import annotations

@@ -17,14 +17,25 @@ from fedbraid.runtimes.replying import reply_to
 
 
 class Sites(InProcess):
-    """Every client a site with a folder; the last asked answers first. Evaluators are here, as on a server."""
+    """Every client a site with a folder; the last asked answers first. Evaluators are here, as on a server.
+
+    `run` names the folder in a site's own that holds what is of one run; unset they are the same.
+    """
 
     def __init__(
-        self, work: Work, clients: Mapping[ClientId, Client], evaluators: Mapping[ClientId, Client], folder: Path
+        self,
+        work: Work,
+        clients: Mapping[ClientId, Client],
+        evaluators: Mapping[ClientId, Client],
+        folder: Path,
+        *,
+        run: str = "",
+        identities: Mapping[ClientId, bytes] | None = None,
     ) -> None:
-        super().__init__(work, clients, evaluators)
+        super().__init__(work, clients, evaluators, identities=identities)
         self._clients = clients
         self._folder = folder
+        self._run = run
 
     def ask(self, questions: Mapping[ClientId, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
         if round.phase == EVALUATE:
@@ -32,9 +43,10 @@ class Sites(InProcess):
             return
         for client in sorted(questions, reverse=True):
             yield None
-            holdings = Holdings(self._folder / quote(client, safe=""))
+            home, identity = self._folder / quote(client, safe=""), self._identities.get(client)
+            holdings, party = Holdings(home / self._run), self._clients[client]
             try:
-                found = reply_to(questions[client], self._work, client, self._clients[client], holdings)
+                found = reply_to(questions[client], self._work, client, party, holdings, home=home, identity=identity)
             except RunError as error:
                 yield Answer(client, fault=str(error))
             else:
