@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedbraid.cli.app import AsJson, app
-from fedbraid.terminal import print_json, print_table
+from fedbraid.naming import printable
+from fedbraid.terminal import print_json, print_table, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,9 +43,9 @@ def init(
     terms = {"address": address, "evaluate": evaluate, "wait": wait, "insecure": insecure}
     made = commands.init(fed, configs.read(config, set_ or []), site or [], terms)
     if insecure:
-        typer.echo(INSECURE, err=True)
+        tell(INSECURE, err=True)
     for name in made.terms.sites:
-        typer.echo(f"{name}\t{made.site(name)}")
+        tell(f"{printable(name)}\t{made.site(name)}")
 
 
 @deploy.command()
@@ -58,8 +59,8 @@ def up(
 
     federation = commands.up(fed, run=run)
     if federation.terms.insecure:
-        typer.echo(INSECURE, err=True)
-    typer.echo(f"up at {federation.terms.address}; watch it with: fedbraid deploy status {fed}", err=True)
+        tell(INSECURE, err=True)
+    tell(f"up at {federation.terms.address}; watch it with: fedbraid deploy status {fed}", err=True)
     if wait:
         commands.wait(fed)
 
@@ -87,12 +88,12 @@ def status(fed: Fed, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{found['address']}: {'TLS and node keys' if found['tls'] else INSECURE}")
+    tell(f"{found['address']}: {'TLS and node keys' if found['tls'] else INSECURE}")
     print_table(["what", "state", "processes"], _rows(found))
     flower, seen = found["flower_run"], found["run"]
-    typer.echo(_run_line(flower, seen))
+    tell(_run_line(flower, seen))
     if flower["why"] and flower["ended"] != "finished":
-        typer.echo(f"last attempt: {flower['why']}")
+        tell(f"last attempt: {flower['why']}")
 
 
 @deploy.command()
@@ -101,7 +102,7 @@ def down(fed: Fed) -> None:
     from fedbraid.deployment import commands
 
     ended = commands.down(fed)
-    typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing ran here", err=True)
+    tell(f"ended: {', '.join(ended)}" if ended else "nothing ran here", err=True)
 
 
 @deploy.command()
@@ -109,7 +110,7 @@ def add(fed: Fed, site: Annotated[str, typer.Argument(help="NAME=DATA.", metavar
     """Add a site: a key and a folder for its host. It takes part from the next 'deploy run' on."""
     from fedbraid.deployment import commands
 
-    typer.echo(commands.add(fed, site))
+    tell(commands.add(fed, site))
 
 
 @deploy.command()
@@ -125,7 +126,7 @@ def renew(fed: Fed) -> None:
     """Write a new certificate for the server; it is shown from the next start on."""
     from fedbraid.deployment import commands
 
-    typer.echo(commands.renew(fed))
+    tell(commands.renew(fed))
 
 
 @deploy.command()
@@ -154,7 +155,7 @@ def identity(
     from fedbraid.runtimes.identity import make_identity
 
     site = read_site(folder)
-    typer.echo(f'{site.terms.client} = "{make_identity(site.folder)}"')
+    tell(f'{site.terms.client} = "{make_identity(site.folder)}"')
 
 
 def _rows(found: Mapping[str, Any]) -> list[list[str]]:

@@ -19,8 +19,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Watch a run: its rounds, its clients and what went wrong, in the terminal and on a page of this machine."""
-    from rich.console import Console
-
+    from fedbraid.reports.screen_words import console
     from fedbraid.watch.screen import follow
     from fedbraid.watch.serve import Shared, serving
     from fedbraid.watch.status import watching
@@ -34,6 +33,6 @@ def watch(
             return
         look = Shared(watched.look)
         with serving(look, port) if page else nullcontext("") as address:
-            follow(look, Console(), address)
+            follow(look, console(), address)
     except (KeyboardInterrupt, BrokenPipeError):
         raise SystemExit(130) from None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, Client, ClientId, Round
 from fedbraid.errors import RunError
+from fedbraid.naming import file_name
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.holdings import Holdings
@@ -32,7 +32,7 @@ class Sites(InProcess):
             return
         for client in sorted(questions, reverse=True):
             yield None
-            holdings = Holdings(self._folder / quote(client, safe=""))
+            holdings = Holdings(self._folder / file_name(client))
             try:
                 found = reply_to(questions[client], self._work, client, self._clients[client], holdings)
             except RunError as error:
