@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from fedbraid.naming import printable, printable_lines
+from fedbraid.stopping import STATUS
 
 if TYPE_CHECKING:
     from fedbraid.config import Config
@@ -51,7 +52,7 @@ def drive(begin: Callable[[], Run]) -> None:
             write_line(records.line(results))
     except (KeyboardInterrupt, BrokenPipeError):
         saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
-        fail(f"stopped{saved}", 130)
+        fail(f"stopped{saved}", STATUS)
     except RunError as error:
         fail(f"{error}\ncontinue with: fedbraid resume {run.folder}" if run else str(error), 1)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedbraid.cli.app import Folder, app
+from fedbraid.stopping import STATUS
 from fedbraid.terminal import drive, fail, print_table, tell
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def table(
     try:
         complete = grids.show(plan, jobs=jobs)
     except (KeyboardInterrupt, BrokenPipeError):
-        fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
+        fail(f"stopped; what has run is kept in {folder}. Continue with the same command", STATUS)
     if not complete:
         fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
 

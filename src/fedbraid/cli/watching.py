@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fedbraid.cli.app import AsJson, Folder, app
-from fedbraid.terminal import print_json
+from fedbraid.stopping import STATUS
+from fedbraid.terminal import fail, print_json
 
 
 @app.command()
@@ -35,4 +36,4 @@ def watch(
         with serving(look, port) if page else nullcontext("") as address:
             follow(look, console(), address)
     except (KeyboardInterrupt, BrokenPipeError):
-        raise SystemExit(130) from None
+        fail("the watching has ended; the run is left as it is", STATUS)
