@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 
@@ -37,6 +36,7 @@ from fedbraid.local.exams import Confusion, Numbers
 from fedbraid.local.objectives import squared_error
 from fedbraid.methods import METHODS, Options, Setting, make
 from fedbraid.models import AdaptedModel, LanguageModel, load_backbone
+from fedbraid.naming import file_name
 from fedbraid.phases import Sampled, everyone
 from fedbraid.plugins import is_reference
 from fedbraid.privacy.account import EVERYTHING, Account
@@ -110,7 +110,7 @@ class Experiment:
         own = folder / "accounts" / hashlib.sha256(place.encode()).hexdigest()[:16]
 
         def account(client: ClientId) -> Account:
-            return Account(own if alone else folder / "clients" / quote(client, safe=""), budget, terms, self._names_of)
+            return Account(own if alone else folder / "clients" / file_name(client), budget, terms, self._names_of)
 
         return Payment(
             budget, protection, account, lambda round: protected.releases(self.method.phase(round), protection)

@@ -23,6 +23,7 @@ from fedbraid.data import (
     make_stream,
     source_of,
 )
+from fedbraid.data.partition import check_clients
 from fedbraid.errors import UserError
 
 MAX_LENGTH = 128
@@ -167,6 +168,7 @@ def _of_sites(config: Config, dataset: Dataset, site: Site | None, *, centralise
     if not names or (site and site.client not in names):
         who = f"site {site.client} is none of them" if site and names else "name them in partition.sites"
         raise UserError(f"partition.kind = 'sites' is for the sites of a federation ({', '.join(names)}): {who}")
+    check_clients(names, "partition.sites")
     everything = tuple(range(len(dataset.train)))
     shares = {name: everything if site and name == site.client else () for name in names}
     return Partition("sites", dataset.fingerprint, len(dataset.train), shares)

@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from fedbraid import config as configs
 from fedbraid.core import ClientId
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment, build
+from fedbraid.naming import file_name
 from fedbraid.progress import shown_on
 from fedbraid.runtimes.flower import OverGrid, replied, unpack
 from fedbraid.runtimes.holdings import Holdings
@@ -154,7 +154,7 @@ def _client(folder: str, context: Context) -> ClientId:
 
 
 def _answered(folder: str, client: ClientId, question: bytes) -> bytes:
-    home = Path(folder) / "clients" / quote(client, safe="")
+    home = Path(folder) / "clients" / file_name(client)
     experiment = _experiment(folder).guarded(home, alone=True)
     with shown_on(None):
         return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home), home=home)

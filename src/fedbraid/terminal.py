@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from fedbraid.naming import printable, printable_lines
+from fedbraid.stopping import STATUS
+
 if TYPE_CHECKING:
     from fedbraid.config import Config
     from fedbraid.runs import Run
@@ -21,14 +24,13 @@ def drive(begin: Callable[[], Run]) -> None:
     """Drives a run from its preparation to its end: bars and lines on a terminal, records on a pipe."""
     from dataclasses import replace
 
-    from rich.console import Console
-
     from fedbraid import runs
     from fedbraid.errors import RunError
     from fedbraid.reports import console as screen
     from fedbraid.reports import records
+    from fedbraid.reports.screen_words import console
 
-    out = Console()
+    out = console()
     run = None
     try:
         with screen.bars(out) if out.is_terminal else nullcontext():
@@ -50,7 +52,7 @@ def drive(begin: Callable[[], Run]) -> None:
             write_line(records.line(results))
     except (KeyboardInterrupt, BrokenPipeError):
         saved = f"; the last finished round is saved. Continue with: fedbraid resume {run.folder}" if run else ""
-        fail(f"stopped{saved}", 130)
+        fail(f"stopped{saved}", STATUS)
     except RunError as error:
         fail(f"{error}\ncontinue with: fedbraid resume {run.folder}" if run else str(error), 1)
 
@@ -59,6 +61,11 @@ def write_line(line: bytes) -> None:
     """A record to standard output, at once."""
     sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
+
+
+def tell(text: object, *, err: bool = False) -> None:
+    """A line for people, or several; nothing in it steers the terminal, whoever wrote it."""
+    typer.echo(printable_lines(text), err=err)
 
 
 def print_json(value: object) -> None:
@@ -70,29 +77,30 @@ def print_json(value: object) -> None:
 
 def print_table(headings: list[str], rows: list[list[str]], *, err: bool = False) -> None:
     """A table on a terminal, tab-separated lines on a pipe; on the error stream with `err`."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    out = Console(stderr=err)
+    from fedbraid.reports.screen_words import console
+
+    out = console(err=err)
     if not out.is_terminal:
         for row in [headings, *rows]:
-            typer.echo("\t".join(row), err=err)
+            typer.echo("\t".join(map(printable, row)), err=err)
         return
     table = Table(box=None, header_style="bold")
     for heading in headings:
         table.add_column(heading)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table)
 
 
 def print_health(results: Mapping[str, Any]) -> None:
     """What averaging loses and the health signs of a run; on the error stream where the output is a pipe."""
-    from rich.console import Console
-
     from fedbraid.reports.console_health import health_lines
+    from fedbraid.reports.screen_words import console
 
-    out = Console(stderr=not sys.stdout.isatty())
+    out = console(err=not sys.stdout.isatty())
     for line in health_lines(results):
         out.print(line, highlight=False, soft_wrap=True)
 
@@ -104,10 +112,10 @@ def print_worth(runs: Sequence[tuple[Config, Mapping[str, Any]]]) -> None:
 
     for found in aggregation.pairs(runs):
         seeds = f", mean of {found['seeds']} seeds" if found["seeds"] > 1 else ""
-        typer.echo(f"{found['run']}{seeds}: {worth(found)}", err=not sys.stdout.isatty())
+        tell(f"{found['run']}{seeds}: {worth(found)}", err=not sys.stdout.isatty())
 
 
 def fail(message: str, status: int) -> NoReturn:
     """Ends the process with a message that a user is meant to read."""
-    typer.echo(f"fedbraid: {message}", err=True)
+    tell(f"fedbraid: {message}", err=True)
     raise SystemExit(status)

@@ -36,7 +36,7 @@ from fedbraid.quantities import (
 from fedbraid.runtimes import gram_rules, limits
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.codec import Codec
-from fedbraid.runtimes.gate import Gate, printable
+from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.limits import Limits
 from fedbraid.testing import image_world
 from fedbraid.testing.malformed import KINDS
@@ -147,12 +147,6 @@ def test_a_message_that_is_too_long_is_not_read(found: dict[str, list[Place]]) -
     assert gate.oversized("a", 10**6) == Refusal(
         "a", "", "the size of a message", "1000000 bytes", f"{gate._room()} bytes"
     )
-
-
-def test_names_that_were_sent_are_fit_to_be_shown() -> None:
-    assert printable("lora_A/x") == "lora_A/x"
-    assert printable("\x1b[2J\n") == r"'\x1b[2J\n'"
-    assert len(printable("x" * 10**6)) < 250
 
 
 GIVES = {

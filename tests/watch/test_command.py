@@ -47,7 +47,7 @@ def test_watching_imports_nothing_heavy(folder) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interrupt_ends_it_quietly(folder) -> None:
+def test_an_interrupt_ends_it_with_a_word(folder) -> None:
     folder.ask(["1"])
     command = [sys.executable, "-c", CODE, "watch", str(folder.path)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": _env()}
@@ -62,7 +62,7 @@ def test_an_interrupt_ends_it_quietly(folder) -> None:
             time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 130
-            assert process.stderr.read() == ""
+            assert process.stderr.read() == "fedbraid: the watching has ended; the run is left as it is\n"
         finally:
             process.kill()
 

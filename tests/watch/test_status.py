@@ -286,7 +286,7 @@ def test_names_and_reasons_are_one_short_line_of_visible_characters(folder) -> N
     status = _look(folder)
     for text in (status.clients[0].id, status.clients[0].reason, status.troubles[0].client, status.troubles[0].text):
         assert text.isprintable()
-        assert text.startswith("<script>alert(1)</script>\ufffd[2J\ufffdgnp.exe")
+        assert text.startswith(r"<script>alert(1)</script>\x1b[2J\u202egnp.exe")
         assert len(text) <= 400
         text.encode()
 

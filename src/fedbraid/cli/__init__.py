@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -24,8 +26,15 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """The entry point: errors that a user is meant to read are printed without a traceback."""
     from fedbraid.errors import RunError, UserError
+    from fedbraid.stopping import STATUS, stoppable
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names can be in scripts that a terminal does not have
     try:
-        app()
+        with stoppable():
+            app()
+    except KeyboardInterrupt:
+        fail("stopped", STATUS)
     except (UserError, RunError) as error:
         fail(str(error), 2)

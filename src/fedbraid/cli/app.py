@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from fedbraid.stopping import STATUS
+from fedbraid.terminal import fail
+
 
 class InOrder(TyperGroup):
-    """Lists the commands as one meets them: a run first, what others wrote command lines for last."""
+    """Lists the commands as one meets them: a run first, what others wrote command lines for last.
+
+    One that is asked to stop and has no words of its own for that says so, and no more.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("stopped", STATUS)
 
     def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002
         first = ("run", "resume", "watch", "report", "compare", "table", "methods", "datasets", "recipes")

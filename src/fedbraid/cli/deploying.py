@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedbraid.cli.app import AsJson, app
-from fedbraid.terminal import print_json, print_table
+from fedbraid.naming import printable
+from fedbraid.terminal import print_json, print_table, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,9 +48,9 @@ def init(
     given = [f"{key}={value}" for key, value in flags.items() if value]
     made = commands.init(fed, configs.read(config, [*given, *(set_ or [])]), site or [], terms)
     if insecure:
-        typer.echo(INSECURE, err=True)
+        tell(INSECURE, err=True)
     for name in made.terms.sites:
-        typer.echo(f"{name}\t{made.site(name)}")
+        tell(f"{printable(name)}\t{made.site(name)}")
 
 
 @deploy.command()
@@ -63,8 +64,8 @@ def up(
 
     federation = commands.up(fed, run=run)
     if federation.terms.insecure:
-        typer.echo(INSECURE, err=True)
-    typer.echo(f"up at {federation.terms.address}; watch it with: fedbraid deploy status {fed}", err=True)
+        tell(INSECURE, err=True)
+    tell(f"up at {federation.terms.address}; watch it with: fedbraid deploy status {fed}", err=True)
     if wait:
         commands.wait(fed)
 
@@ -92,15 +93,15 @@ def status(fed: Fed, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{found['address']}: {'TLS and node keys' if found['tls'] else INSECURE}")
+    tell(f"{found['address']}: {'TLS and node keys' if found['tls'] else INSECURE}")
     print_table(["what", "state", "processes"], _rows(found))
     flower, seen = found["flower_run"], found["run"]
-    typer.echo(_run_line(flower, seen))
+    tell(_run_line(flower, seen))
     waits = _awaited(seen) if seen else ""
     if waits:
-        typer.echo(f"waiting for {waits}")
+        tell(f"waiting for {waits}")
     if flower["why"] and flower["ended"] != "finished":
-        typer.echo(f"last attempt: {flower['why']}")
+        tell(f"last attempt: {flower['why']}")
 
 
 @deploy.command()
@@ -109,7 +110,7 @@ def down(fed: Fed) -> None:
     from fedbraid.deployment import commands
 
     ended = commands.down(fed)
-    typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing ran here", err=True)
+    tell(f"ended: {', '.join(ended)}" if ended else "nothing ran here", err=True)
 
 
 @deploy.command()
@@ -118,8 +119,8 @@ def add(fed: Fed, site: Annotated[str, typer.Argument(help="NAME=DATA.", metavar
     from fedbraid.deployment import commands
 
     made = commands.add(fed, site)
-    typer.echo(made)
-    typer.echo(
+    tell(made)
+    tell(
         f"start it: 'fedbraid deploy up {fed}' here, or 'fedbraid deploy site {made.name}' on its own host; the run "
         f"takes it in with 'fedbraid deploy run {fed}'",
         err=True,
@@ -139,7 +140,7 @@ def renew(fed: Fed) -> None:
     """Write a new certificate for the server; it is shown from the next start on."""
     from fedbraid.deployment import commands
 
-    typer.echo(commands.renew(fed))
+    tell(commands.renew(fed))
 
 
 @deploy.command()
@@ -168,7 +169,7 @@ def identity(
     from fedbraid.runtimes.identity import make_identity
 
     site = read_site(folder)
-    typer.echo(f'{site.terms.client} = "{make_identity(site.folder)}"')
+    tell(f'{site.terms.client} = "{make_identity(site.folder)}"')
 
 
 def _rows(found: Mapping[str, Any]) -> list[list[str]]:

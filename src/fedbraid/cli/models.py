@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from fedbraid.cli.app import AsJson, Folder, app
-from fedbraid.terminal import print_json, print_table
+from fedbraid.naming import printable
+from fedbraid.terminal import print_json, print_table, tell
 
 
 @app.command()
@@ -21,7 +22,7 @@ def export(
     """Write the tuned model: as a PEFT adapter, or merged into its backbone."""
     from fedbraid.export import export_run
 
-    typer.echo(export_run(run, out, format=format))
+    tell(export_run(run, out, format=format))
 
 
 @app.command()
@@ -56,7 +57,7 @@ def merge(
         print_json(certificate.record())
         return
     print_table(showing.HEADINGS, showing.rows(certificate, limit=12 if sys.stdout.isatty() else None))
-    typer.echo(showing.in_words(certificate, out), err=not sys.stdout.isatty())
+    tell(showing.in_words(certificate, out), err=not sys.stdout.isatty())
 
 
 @app.command()
@@ -77,7 +78,7 @@ def predict(
         return
     for row in rows:
         if "text" in row:
-            typer.echo(row["text"])
+            tell(row["text"])
             continue
-        said = f"{row['value']:.3f}" if "value" in row else f"{row['label']}\t{row['probability']:.3f}"
-        typer.echo(f"{said}\t{row['input']}")
+        said = f"{row['value']:.3f}" if "value" in row else f"{printable(row['label'])}\t{row['probability']:.3f}"
+        tell(f"{said}\t{printable(row['input'])}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedbraid.cli.app import Folder, app
-from fedbraid.terminal import drive, fail, print_table
+from fedbraid.stopping import STATUS
+from fedbraid.terminal import drive, fail, print_table, tell
 
 if TYPE_CHECKING:
     from fedbraid.config import Config
@@ -73,7 +74,7 @@ def mammoth(
     settings = configs.read(translation.values, set_ or [])
     print_table(["flag", "setting", "note"], [row.cells for row in translation.rows], err=not sys.stdout.isatty())
     if dry_run:
-        typer.echo(configs.to_toml(settings))
+        tell(configs.to_toml(settings))
         return
     folder = out or _default_folder(settings)
     drive(lambda: runs.start(settings, folder))
@@ -117,7 +118,7 @@ def table(
     try:
         complete = grids.show(plan, jobs=jobs)
     except (KeyboardInterrupt, BrokenPipeError):
-        fail(f"stopped; what has run is kept in {folder}. Continue with the same command", 130)
+        fail(f"stopped; what has run is kept in {folder}. Continue with the same command", STATUS)
     if not complete:
         fail(f"some runs failed; the notes of {folder / 'table.md'} say why. The same command tries them again", 1)
 
@@ -126,6 +127,7 @@ def _default_folder(settings: Config) -> Path:
     from datetime import datetime
 
     from fedbraid import config as configs
+    from fedbraid.naming import shortened
 
-    method = configs.options(settings).about.name
-    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-{Path(settings.data.name).stem}"
+    method, data = configs.options(settings).about.name, shortened(Path(settings.data.name).stem)
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{method}-{data}"

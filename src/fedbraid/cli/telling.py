@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedbraid.cli.app import AsJson, Folder, app
-from fedbraid.terminal import print_health, print_json, print_table, print_worth
+from fedbraid.terminal import print_health, print_json, print_table, print_worth, tell
 
 
 @app.command()
@@ -22,7 +22,7 @@ def report(
 
     results = runs.judge(run, set_ or [], against)
     print_health(results)
-    typer.echo(runs.write_report(run, results))
+    tell(runs.write_report(run, results))
 
 
 @app.command()

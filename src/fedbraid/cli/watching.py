@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fedbraid.cli.app import AsJson, Folder, app
-from fedbraid.terminal import print_json
+from fedbraid.stopping import STATUS
+from fedbraid.terminal import fail, print_json
 
 
 @app.command()
@@ -19,8 +20,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Watch a run: its rounds, its clients and what went wrong, in the terminal and on a page of this machine."""
-    from rich.console import Console
-
+    from fedbraid.reports.screen_words import console
     from fedbraid.watch.screen import follow
     from fedbraid.watch.serve import Shared, serving
     from fedbraid.watch.status import watching
@@ -34,6 +34,6 @@ def watch(
             return
         look = Shared(watched.look)
         with serving(look, port) if page else nullcontext("") as address:
-            follow(look, Console(), address)
+            follow(look, console(), address)
     except (KeyboardInterrupt, BrokenPipeError):
-        raise SystemExit(130) from None
+        fail("the watching has ended; the run is left as it is", STATUS)

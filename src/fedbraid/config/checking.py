@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,15 +15,28 @@ from fedbraid import plugins
 from fedbraid.config.sections import Config
 from fedbraid.errors import UserError
 from fedbraid.methods import METHODS, find
+from fedbraid.naming import printable
 
 
 def parse(values: Mapping[str, Any], where: str = "configuration") -> Config:
     """A configuration from nested values; `UserError` names the key, the fault, and the nearest key there is."""
     values = {**values, "method": _method(values.get("method", "lorm"), where)}
     try:
-        return Config.model_validate(values)
+        return _written(Config.model_validate(values), where)
     except ValidationError as error:
         raise UserError("\n".join(_fault(fault, where) for fault in error.errors())) from None
+
+
+def _written(config: Config, where: str) -> Config:
+    """The configuration, where it can be written to a file; `UserError` names a value that is no text."""
+    for section, table in config.model_dump().items():
+        for key, value in table.items():
+            if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False, default=str)):
+                raise UserError(
+                    f"{where}: {section}.{key} = {printable(value, 200)} holds bytes that are no text in UTF-8; rename "
+                    "the file or the class"
+                )
+    return config
 
 
 def options_of(name: object, where: str) -> Any:

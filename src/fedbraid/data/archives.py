@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from fedbraid.errors import UserError
+from fedbraid.naming import shortened
 from fedbraid.progress import track
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -93,7 +94,7 @@ def unpacked(archive: Path, limits: Limits = LIMITS) -> Path:
 def _key(archive: Path) -> str:
     facts = archive.stat()
     digest = hashlib.sha256(repr((archive.name, facts.st_size, facts.st_mtime_ns)).encode())
-    return f"{archive.name.partition('.')[0]}-{digest.hexdigest()[:16]}"
+    return f"{shortened(archive.name.partition('.')[0])}-{digest.hexdigest()[:16]}"
 
 
 def _publish(content: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedbraid.data.files import ordinary
 from fedbraid.data.rows import Sample
 from fedbraid.errors import UserError
 from fedbraid.progress import track
@@ -72,6 +73,8 @@ def _opened(sample: Sample, place: str) -> Image:
     from PIL import Image
 
     sample = sample() if callable(sample) else sample
+    if isinstance(sample, Path):
+        ordinary(sample)
     try:
         if isinstance(sample, (Path, bytes)):
             image = Image.open(io.BytesIO(sample) if isinstance(sample, bytes) else sample, formats=FORMATS)

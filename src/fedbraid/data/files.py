@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fedbraid.errors import UserError
@@ -17,9 +18,31 @@ def inside(path: Path, *names: str) -> Path:
 
 
 def need(path: Path) -> Path:
-    """The path; `MissingFile` where there is nothing."""
+    """The path; `MissingFile` where there is nothing, `UserError` where reading could wait for ever."""
     if not path.exists():
         raise MissingFile(f"there is no {path}")
+    return ordinary(path)
+
+
+def ordinary(path: Path) -> Path:
+    """The path; `UserError` where a pipe, a socket or a device is there: nobody knows when one has been read."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(
+            f"{path} is neither a file nor a folder (a pipe, a socket or a device); take it out of the data"
+        )
+    return path
+
+
+def within(path: Path, root: Path) -> Path:
+    """The path; `UserError` where a link leads from it out of the folder `root`, or to a folder that it lies in.
+
+    Data come from elsewhere, and one link could make the whole disk a class.
+    """
+    place, top, holder = (Path(os.path.realpath(one)) for one in (path, root, path.parent))
+    if not place.is_relative_to(top):
+        raise UserError(f"{path} is a link that leads out of {root}, to {place}; copy what it leads to, or remove it")
+    if holder.is_relative_to(place):
+        raise UserError(f"{path} is a link that leads to {place}, which holds it; remove it")
     return path
 
 

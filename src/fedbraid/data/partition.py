@@ -14,7 +14,7 @@ Each task has a generator of its own, seeded by (seed, task, "partition").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from fedbraid.data.held import Dataset
 from fedbraid.data.sampling import derive
 from fedbraid.data.streams import Stream
 from fedbraid.errors import UserError
+from fedbraid.naming import check_name
 
 PARTITIONS = ("dirichlet", "quantity", "iid", "natural")
 REDRAWS = 1000
@@ -111,9 +112,17 @@ def _natural(dataset: Dataset) -> dict[ClientId, tuple[int, ...]]:
     shares: dict[ClientId, list[int]] = {}
     for index, client in enumerate(dataset.train.clients):
         shares.setdefault(client, []).append(index)
-    if EVALUATOR in shares:
-        raise UserError(f"the client column holds {EVALUATOR!r}, the name of the evaluator; rename this client")
+    check_clients(shares, f"{dataset.name}, the client column")
     return {client: tuple(shares[client]) for client in sorted(shares)}
+
+
+def check_clients(clients: Iterable[ClientId], where: str) -> None:
+    """Nothing where these ids can be those of clients; `UserError` says `where` one is read that cannot."""
+    for client in clients:
+        advice = "rename this client, in letters and signs that can be seen and at most 200 of them"
+        check_name(client, f"{where}: the client", advice)
+        if client == EVALUATOR:
+            raise UserError(f"{where} holds {EVALUATOR!r}, the name of the evaluator; rename this client")
 
 
 @dataclass(frozen=True)

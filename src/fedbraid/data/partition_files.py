@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedbraid.data.partition import EVALUATOR, Partition
+from fedbraid.data.partition import EVALUATOR, Partition, check_clients
 from fedbraid.errors import UserError
 
 FORMAT = "fedbraid-partition-1"
@@ -60,6 +60,7 @@ def _partition(path: Path, content: object) -> Partition:
             "samples": int(samples),
             "clients": dict(clients),
         } if clients and EVALUATOR not in clients and all(map(_are_indices, clients.values())):
+            check_clients(clients, str(path))
             shares = {client: tuple(sorted(indices)) for client, indices in clients.items()}
             return Partition(kind, fingerprint, samples, shares)
     raise UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from fedbraid.data.files import within
 from fedbraid.data.prompts import ONE_CLASS, Prompt
 from fedbraid.data.rows import Columns, Rows, Sample, Splits, concatenated
 from fedbraid.errors import UserError
@@ -55,8 +56,13 @@ def read_tables(
 
 def tables_at(path: Path, start: str = "") -> list[Path]:
     """The tables at a path, a folder or one of them itself, whose names start like this."""
-    files = path.iterdir() if path.is_dir() else [path]
-    return sorted(f for f in files if f.suffix.lower() in KINDS and f.name.lower().startswith(start) and f.is_file())
+    if not path.is_dir():
+        return [path] if _is_table(path, start) else []
+    return [within(file, path) for file in sorted(path.iterdir()) if _is_table(file, start)]
+
+
+def _is_table(file: Path, start: str) -> bool:
+    return file.suffix.lower() in KINDS and file.name.lower().startswith(start) and file.is_file()
 
 
 def _splits(train: list[Path], test: list[Path], columns: Columns, modality: str | None) -> Splits:

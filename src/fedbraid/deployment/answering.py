@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from fedbraid.checkpoint import write_durably
 from fedbraid.config.shared import shared_terms
@@ -19,6 +18,7 @@ from fedbraid.deployment.site import SiteFolder
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment, build
 from fedbraid.loading import Site
+from fedbraid.naming import file_name
 from fedbraid.progress import shown_on
 from fedbraid.runtimes.exchange import read_round
 from fedbraid.runtimes.holdings import KEPT, Holdings
@@ -98,7 +98,7 @@ class Answering:
         return experiment.clients[name]
 
     def _folder(self, run: str) -> Path:
-        return self._site.folder / "holdings" / quote(run, safe="")
+        return self._site.folder / "holdings" / file_name(run)
 
     def _check_change(self, before: Handshake, now: Handshake) -> None:
         """Samples that a method keeps by number would be others once more classes are read."""

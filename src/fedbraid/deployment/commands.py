@@ -24,6 +24,7 @@ from fedbraid.deployment.notes import FINISHED, Wanted, ended, read_note, want, 
 from fedbraid.deployment.site import FILE, read_site
 from fedbraid.deployment.supervising import end, running
 from fedbraid.errors import RunError, UserError
+from fedbraid.naming import file_name
 
 READY = 180.0
 """Seconds that the server and the nodes may take to come up."""
@@ -75,7 +76,7 @@ def up(folder: Path, *, run: bool = True) -> Federation:
         here = federation.site(name)
         if (here / FILE).is_file() and "supervisor" not in running(here / "processes" / "site.json"):
             read_site(here)
-            _detached(federation, "site", str(here), log=federation.logs / f"{name}.log")
+            _detached(federation, "site", str(here), log=federation.log(name))
     _await(lambda: answers(federation.port), "the server does not answer", federation.logs / "link.log")
     if run:
         go_on(folder)
@@ -110,8 +111,9 @@ def stop(federation: Federation) -> None:
 def down(folder: Path) -> list[str]:
     """Ends the server and the sites that run here, and gives their names; the run can be continued at any time."""
     federation = read(folder)
-    notes = sorted(federation.site("").glob("*/processes/site.json"))  # also of sites that were removed
-    found = [path.parts[-3] for path in notes if end(path)]
+    notes = sorted(federation.sites.glob("*/processes/site.json"))  # also of sites that were removed
+    names = {file_name(name): name for name in federation.terms.sites}
+    found = [names.get(path.parts[-3], path.parts[-3]) for path in notes if end(path)]
     return [*found, "server"] if end(federation.processes / "server.json") else found
 
 
@@ -133,8 +135,8 @@ def status(folder: Path) -> dict[str, Any]:
         "sites": [
             {
                 "name": name,
-                "registered": name in online,
-                "online": online.get(name, False),
+                "registered": file_name(name) in online,
+                "online": online.get(file_name(name), False),
                 "processes": dict(running(federation.site(name) / "processes" / "site.json")),
             }
             for name in federation.terms.sites

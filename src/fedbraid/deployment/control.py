@@ -16,6 +16,7 @@ from fedbraid.deployment.environment import surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY
 from fedbraid.errors import RunError
+from fedbraid.naming import file_name
 
 LINK = "federation"
 PATIENCE = 120.0
@@ -45,8 +46,8 @@ class Control:
         return [Node(one["id"], one["name"], one["status"] == "online") for one in found if one["status"] != GONE]
 
     def register(self, site: str) -> None:
-        """Lets the site's key in, under the site's name."""
-        self._ask("supernode", "register", str(self._federation.key(site)), LINK, "--name", site)
+        """Lets the site's key in, under the site's name as a file would bear it."""
+        self._ask("supernode", "register", str(self._federation.key(site)), LINK, f"--name={file_name(site)}")
 
     def unregister(self, node: int) -> None:
         """Lets the node in no more."""

@@ -18,6 +18,7 @@ from fedbraid.deployment.federation import FILE, Federation, read
 from fedbraid.deployment.notes import BROKEN, FINISHED, REFUSED, Wanted, end_with, ended, want, wanted, write_note
 from fedbraid.deployment.supervising import running
 from fedbraid.errors import RunError, UserError
+from fedbraid.naming import file_name, printable_lines
 
 LOOK, LONGEST = 3.0, 60.0
 """Seconds between two looks, and the most between two attempts."""
@@ -69,10 +70,10 @@ class Director:
         if federation.terms.insecure or changed == self._registered:
             return
         known = {node.name: node for node in control.nodes()}
-        for name in sorted(known.keys() - set(federation.terms.sites)):
+        for name in sorted(known.keys() - set(map(file_name, federation.terms.sites))):
             control.unregister(known[name].id)
         for name in federation.terms.sites:
-            if name not in known:
+            if file_name(name) not in known:
                 control.register(name)
         self._registered, self._seen = changed, None
 
@@ -124,7 +125,7 @@ class Director:
         self._pause = LOOK if progress != self._done else min(2 * self._pause, LONGEST)
         self._due = time.monotonic() + self._pause
         self._waiting, self._done = True, progress
-        print(f"fedbraid: {why}; trying again in {self._pause:.0f} s", flush=True)  # noqa: T201
+        print(printable_lines(f"fedbraid: {why}; trying again in {self._pause:.0f} s"), flush=True)  # noqa: T201
 
 
 def _asked_after(federation: Federation, seen: float) -> bool:

@@ -5,26 +5,28 @@
     run/             the run folder (see `runs`)
     certificates/    of the federation's own authority, and the server's
     keys/            the public keys of the sites
-    sites/NAME/      everything that the host of this site needs (see `site`)
+    sites/           for each site a folder with everything that its host needs (see `site`)
     app/             the Flower app, one file that names the installed modules
     flwr/            Flower's home: connections and its own copies of apps
     link.sqlite      what Flower's server knows of nodes, kept over restarts
     processes/, logs/
 
-What is secret (keys, Flower's files) is readable by its owner alone.
+All of it is readable by its owner alone. A site may have any name, so files and folders of sites, and their nodes at
+Flower, are named by `file_name`; true names are in `federation.toml` and `site.toml`.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from fedbraid import naming
 from fedbraid.deployment.toml import Table, read_checked, write_table
 from fedbraid.errors import UserError
+from fedbraid.naming import file_name
 
 FILE = "federation.toml"
 
@@ -78,6 +80,10 @@ class Federation:
         return self.folder / "logs"
 
     @property
+    def sites(self) -> Path:
+        return self.folder / "sites"
+
+    @property
     def processes(self) -> Path:
         return self.folder / "processes"
 
@@ -106,11 +112,15 @@ class Federation:
 
     def key(self, site: str) -> Path:
         """The public key of a site."""
-        return self.folder / "keys" / f"{site}.pub"
+        return self.folder / "keys" / f"{file_name(site)}.pub"
 
     def site(self, name: str) -> Path:
         """The folder of a site, which may have been taken to its own host."""
-        return self.folder / "sites" / name
+        return self.sites / file_name(name)
+
+    def log(self, site: str) -> Path:
+        """What the supervisor of a site that runs here has to say: apart, since a site may be called `server`."""
+        return self.logs / "sites" / f"{file_name(site)}.log"
 
     def write(self) -> None:
         """Writes the terms down."""
@@ -142,9 +152,4 @@ def split_address(address: str) -> tuple[str, int]:
 
 def check_name(name: str) -> str:
     """The name of a site, which is its client's id; `UserError` where it cannot be one."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise UserError(
-            f"a site cannot be called {name!r}: a name has up to 64 letters, digits, dots, hyphens and "
-            "underscores, and begins with a letter or digit"
-        )
-    return name
+    return naming.check_name(name, "a site cannot be called so:", f"a name has 1 to {naming.LONGEST} visible letters")

@@ -13,6 +13,7 @@ from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
 from fedbraid.deployment.site import SiteFolder
 from fedbraid.deployment.supervising import Child, supervise
 from fedbraid.errors import UserError
+from fedbraid.naming import printable_lines
 
 NOT_LET_IN = 2004
 """Flower's number for a node that cannot be activated."""
@@ -65,7 +66,7 @@ class _Refusals:
                 f"{terms.server} does not let {terms.client} in: its key is not registered (see 'deploy status' "
                 "there), or it was killed less than a minute ago; trying again"
             )
-            print(f"fedbraid: {told}", flush=True)  # noqa: T201
+            print(printable_lines(f"fedbraid: {told}"), flush=True)  # noqa: T201
 
 
 def host_server(federation: Federation) -> None:

@@ -21,6 +21,7 @@ from fedbraid import runs
 from fedbraid.config import Config
 from fedbraid.errors import UserError
 from fedbraid.grids.grid import Grid
+from fedbraid.naming import shortened
 from fedbraid.reports import tables
 
 State = Literal["new", "unfinished", "failed", "finished"]
@@ -128,12 +129,12 @@ def state(cell: Cell) -> State:
 
 
 def slug(label: str) -> str:
-    """The label as a name of a folder.
+    """The label as a name of a folder, short enough to be one.
 
     >>> slug("seed 0"), slug("LoRM: rank 4/8"), slug("training.lr=0.001")
     ('seed-0', 'LoRM-rank-4-8', 'training.lr=0.001')
     """
-    return re.sub(r"[^\w.=,+-]+", "-", label).strip("-.") or "-"
+    return shortened(re.sub(r"[^\w.=,+-]+", "-", label).strip("-.") or "-")
 
 
 def _row(plan: Plan, below: Mapping[str, Any], data: str, method: str, threads: int | None) -> Row:

@@ -178,7 +178,7 @@ def _messages(cell: Cell) -> Path:
 def _stop(jobs: Sequence[_Job]) -> None:
     """Asks all to stop, waits, and ends those that do not; what they leave is no failure."""
     for job in jobs:
-        job.process.send_signal(signal.SIGINT)
+        job.process.terminate()  # unlike SIGINT it is heard also where a shell put the table into the background
     deadline = time.monotonic() + GRACE
     for job in jobs:
         try:

@@ -16,12 +16,13 @@ from fedbraid.grids.pool import Report, locked, work
 from fedbraid.grids.progress import Progress, begin
 from fedbraid.grids.results import fill, record, table, wanted, write
 from fedbraid.reports import records, table_screen, table_text
+from fedbraid.reports.screen_words import console
 from fedbraid.reports.table_screen import Board, Job
 
 
 def show(plan: Plan, *, jobs: int) -> bool:
     """Fills a plan and writes its table; whether no cell failed. A stop leaves the table as far as it is filled."""
-    out = Console()
+    out = console()
     with locked(plan.folder) as lock, closing(fill(plan, partial(work, jobs=jobs, lock=lock))) as reports:
         try:
             if out.is_terminal:

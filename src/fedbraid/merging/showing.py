@@ -31,11 +31,10 @@ def weights_of(text: str) -> list[float] | None:
 @contextmanager
 def progress() -> Iterator[None]:
     """Long steps inside this context show bars on a terminal."""
-    from rich.console import Console
-
     from fedbraid.reports.console import bars
+    from fedbraid.reports.screen_words import console
 
-    screen = Console(stderr=True)
+    screen = console(err=True)
     if not screen.is_terminal:
         yield
         return

@@ -9,14 +9,15 @@ from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedbraid.evaluation import score_of, told
+from fedbraid.naming import printable
 from fedbraid.progress import shown_on
 from fedbraid.reports.console_health import health_lines
 from fedbraid.reports.records import Record
+from fedbraid.reports.screen_words import words
 
 
 class Bars:
@@ -26,7 +27,7 @@ class Bars:
         self._progress = progress
 
     def begin(self, what: str, total: int | None) -> int:
-        return int(self._progress.add_task(what, total=total))
+        return int(self._progress.add_task(printable(what), total=total))
 
     def advance(self, loop: int) -> None:
         self._progress.advance(TaskID(loop))
@@ -39,7 +40,7 @@ class Bars:
 def bars(console: Console) -> Iterator[None]:
     """Long steps inside this context show bars with time left."""
     columns = (
-        TextColumn("[dim]{task.description:<22}"),
+        TextColumn("{task.description:<22}", style="dim", markup=False),
         BarColumn(bar_width=30),
         TextColumn("[dim]{task.completed:>5.0f}/{task.total:.0f}"),
         TimeRemainingColumn(compact=True),
@@ -51,19 +52,20 @@ def bars(console: Console) -> Iterator[None]:
 def headline(console: Console, facts: Mapping[str, Any], folder: Path) -> None:
     """What is about to run."""
     console.print(
-        f"[bold]{facts['method']}[/] on [bold]{facts['data']}[/] with backbone [bold]{facts['backbone']}[/]: "
+        f"[bold]{words(facts['method'])}[/] on [bold]{words(facts['data'])}[/] with backbone "
+        f"[bold]{words(facts['backbone'])}[/]: "
         f"{facts['tasks']} tasks, {facts['clients']} clients, {facts['partition']['kind']} partition, "
         f"seed {facts['seed']}"
     )
     for note in facts["notes"]:
-        console.print(f"[yellow]note[/] {note}")
-    console.print(f"[dim]folder {folder}[/]\n")
+        console.print(f"[yellow]note[/] {words(note)}")
+    console.print(f"[dim]folder {words(folder)}[/]\n")
 
 
 def heard(console: Console, what: str, facts: Mapping[str, Any]) -> None:
     """What is told while a round runs: what leaves the clients, before it does."""
     if what == "privacy" and facts.get("first"):
-        console.print(f"[dim]leaves the clients in {escape(facts['said'])}[/]", highlight=False)
+        console.print(f"[dim]leaves the clients in {words(facts['said'])}[/]", highlight=False)
 
 
 def round_line(event: Record, tasks: int, score: str = "accuracy") -> str | None:
@@ -98,7 +100,7 @@ def final_table(console: Console, results: Mapping[str, Any], folder: Path) -> N
     )
     for line in health_lines(results):
         console.print(line, highlight=False)
-    console.print(f"[dim]report[/] {folder / 'report.html'}")
+    console.print(f"[dim]report[/] {words(folder / 'report.html')}")
 
 
 def _matrix(results: Mapping[str, Any]) -> Table:
@@ -145,7 +147,7 @@ def _lost(event: Record) -> str:
         reasons = event.get(kind) or {}
         for client, reason in [*reasons.items()][:1]:
             short = shorten(reason.removeprefix(f"refused client {client}: "), 100, placeholder=" ...")
-            told += f"  [red]{kind} {escape(', '.join(reasons))}[/]: {escape(short)}"
+            told += f"  [red]{kind} {words(', '.join(reasons))}[/]: {words(short)}"
     return told
 
 
@@ -153,7 +155,7 @@ def _padded(text: str, width: int) -> str:
     """The text filled up to a width that counts no markup."""
     from rich.text import Text
 
-    return text + " " * max(width - Text.from_markup(text).cell_len, 0)
+    return text + " " * max(width - Text.from_markup(text, emoji=False).cell_len, 0)
 
 
 def _size(count: float) -> str:

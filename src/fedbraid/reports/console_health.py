@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-
 from fedbraid.reports.health import TITLES, amount, by_kind, place
 from fedbraid.reports.html_numbers import counted, percent
+from fedbraid.reports.screen_words import words
 
 
 def health_lines(results: Mapping[str, Any]) -> list[str]:
@@ -26,7 +25,7 @@ def health_lines(results: Mapping[str, Any]) -> list[str]:
     for worst, *others in by_kind((results.get("health") or {}).get("signs") or ()):
         more = f" (and {counted(len(others), 'more task')})" if others else ""
         shown = amount(worst["kind"], worst["value"])
-        lines.append(f"[yellow]{TITLES[worst['kind']].lower()} {shown}[/] [dim]{escape(place(worst))}{more}[/]")
-        lines.append(f"  {escape(worst['seen'])}")
-        lines.append(f"  [dim]{escape(worst['advice'])}[/]")
+        lines.append(f"[yellow]{TITLES[worst['kind']].lower()} {shown}[/] [dim]{words(place(worst))}{more}[/]")
+        lines.append(f"  {words(worst['seen'])}")
+        lines.append(f"  [dim]{words(worst['advice'])}[/]")
     return lines

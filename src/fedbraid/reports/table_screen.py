@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table as Columns
 from rich.text import Text
 
 from fedbraid.evaluation import score_of
+from fedbraid.naming import printable
 from fedbraid.reports.html_numbers import counted, duration, percent
+from fedbraid.reports.screen_words import words
 from fedbraid.reports.table import Cell, Section, Table, notes, sections
 
 
@@ -44,7 +45,7 @@ class Board:
 def headline(console: Console, title: str, cells: int, jobs: int) -> None:
     """What is about to be filled."""
     at_once = f"{jobs} at once, each with one thread unless the grid says otherwise" if jobs > 1 else "one by one"
-    console.print(f"[bold]{escape(title)}[/]: {counted(cells, 'run')}, {at_once}", highlight=False)
+    console.print(f"[bold]{words(title)}[/]: {counted(cells, 'run')}, {at_once}", highlight=False)
 
 
 def board(now: Board) -> RenderableType:
@@ -55,19 +56,19 @@ def board(now: Board) -> RenderableType:
     lines.add_row(f"[bold]{whole}[/]", _bar(now.done, now.total), left, f"[dim]{duration(now.seconds)}[/]")
     for job in now.jobs:
         latest = job.latest or ("begins" if job.total is None else "round 1")
-        lines.add_row(escape(job.name), _bar(job.rounds, job.total), latest, f"[dim]{duration(job.seconds)}[/]")
+        lines.add_row(words(job.name), _bar(job.rounds, job.total), latest, f"[dim]{duration(job.seconds)}[/]")
     return Group(Text(), lines)
 
 
 def cell_line(name: str, error: str | None, found: Mapping[str, Any]) -> str:
     """One cell that is over, in one line."""
     if error:
-        return f"[red]failed[/]  {escape(name)}  [dim]{escape(error)}[/]"
+        return f"[red]failed[/]  {words(name)}  [dim]{words(error)}[/]"
     shown = score_of(found.get("score_name", "accuracy"))
     heading, value = shown.heading, shown.text(found.get("score"))
     if shown.heading == "accuracy" and "faa" in found:
         heading, value = "FAA", percent(found["faa"])
-    return f"[green]done[/]    {escape(name)}  {heading} [bold]{value}[/]  [dim]{duration(found['seconds'])}[/]"
+    return f"[green]done[/]    {words(name)}  {heading} [bold]{value}[/]  [dim]{duration(found['seconds'])}[/]"
 
 
 def final(console: Console, table: Table, paths: Sequence[Path]) -> None:
@@ -75,22 +76,22 @@ def final(console: Console, table: Table, paths: Sequence[Path]) -> None:
     for section in sections(table):
         console.print(_columns(section))
     for note in notes(table):
-        console.print(f"[dim]{escape(note)}[/]", highlight=False)
-    console.print(f"\n[dim]{counted(len(paths), 'file')}[/] {', '.join(map(str, paths))}", highlight=False)
+        console.print(f"[dim]{words(note)}[/]", highlight=False)
+    console.print(f"\n[dim]{counted(len(paths), 'file')}[/] {words(', '.join(map(str, paths)))}", highlight=False)
 
 
 def _columns(section: Section) -> Columns:
-    title = Text(section.data, "bold")
+    title = Text(printable(section.data), "bold")
     columns = Columns(title=title, title_justify="left", box=None, header_style="dim")
     for place, heading in enumerate(section.headings):
-        columns.add_column(escape(heading), justify="right" if place else "left")
+        columns.add_column(words(heading), justify="right" if place else "left")
     for row in section.rows:
         columns.add_row(*map(_marked, row))
     return columns
 
 
 def _marked(cell: Cell) -> Text:
-    return Text(cell.text, {"best": "bold", "close": "underline"}.get(cell.mark, ""))
+    return Text(printable(cell.text), {"best": "bold", "close": "underline"}.get(cell.mark, ""))
 
 
 def _bar(done: int, total: int | None) -> ProgressBar:

@@ -3,7 +3,8 @@
 Deadlines, quorum, sampling, checks and sums are the server's (see `server`); Flower carries. A message holds one array
 of bytes. Replies are told apart by the message that they reply to, since an error reply about a dead node does not come
 from that node. Clients are named by what their node said when it was greeted, once a node; where nodes are registered
-by name, a node is the client of that name and no other. The handshake may carry what a site must know of the run.
+by name (as `file_name` gives it), a node is the client of that name and no other. The handshake may carry what a site
+must know of the run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Round
 from fedbraid.errors import RunError, UserError
+from fedbraid.naming import file_name
 from fedbraid.runtimes.exchange import Answer, Transport
 from fedbraid.runtimes.faults import sentence
 
@@ -152,8 +154,9 @@ class OverGrid:
         grid = self._connected()
         if not self._registered:
             return dict.fromkeys(sorted(grid.get_node_ids()))
+        clients = {file_name(client): client for client in self.clients}
         nodes = sorted((node.node_id, node.name) for node in grid.get_nodes() if node.status == "online")
-        return {node: name for node, name in nodes if name in self.clients}
+        return {node: clients[name] for node, name in nodes if name in clients}
 
     def _introduce(self, node: int, owner: ClientId | None, reply: Message) -> None:
         """Takes note of a node's name, or of why it gave none."""

@@ -18,6 +18,7 @@ from itertools import chain
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Refusal, Round
 from fedbraid.errors import RunError, UserError
+from fedbraid.naming import printable
 from fedbraid.quantities import Gives
 from fedbraid.runtimes import exam_rules, gram_rules, limits
 from fedbraid.runtimes.client import Work
@@ -29,6 +30,8 @@ from fedbraid.wire import entries, samples_behind, undeclared
 
 HEADER = 128
 """The most bytes of a message about a tensor, beside its name."""
+SHOWN = 200
+"""The most letters of what somebody sent that are shown."""
 
 
 class Gate:
@@ -62,7 +65,7 @@ class Gate:
         """Why this update is not taken; None for one that is."""
         found = next(chain(self._schema(client, tensors), self._numbers(tensors)), None)
         if found is not None:
-            return Refusal(client, printable(found.tensor), found.rule, found.value, found.limit)
+            return Refusal(client, printable(found.tensor, SHOWN), found.rule, found.value, found.limit)
         self._shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()} if not self._schemas else {}
         return None
 
@@ -132,14 +135,14 @@ def admitted(
     try:
         message = codec.decode(found.payload)
     except RunError as error:
-        return Refusal(client, "", "a whole message", printable(str(error)), "")
+        return Refusal(client, "", "a whole message", printable(error, SHOWN), "")
     named = message.text.get("client", ""), message.text.get("to", "")
     if named != (client, to):
-        value = " to ".join(map(printable, named))
+        value = " to ".join(printable(one, SHOWN) for one in named)
         return Refusal(client, "", "an answer to this question", value, f"{client} to {to}")
     said = message.text.get("is", "")
     if said not in kinds:
-        return Refusal(client, "", "a kind of answer", printable(said), " or ".join(kinds))
+        return Refusal(client, "", "a kind of answer", printable(said, SHOWN), " or ".join(kinds))
     refusal = gate.refusal(client, message.tensors) if gate and said == UPDATE else None
     return refusal or message
 
@@ -156,12 +159,6 @@ def differences(schema: UpdateSchema, tensors: Tensors) -> Iterator[Violation]:
             yield Violation(name, "the shape of an update", str(tuple(found.shape)), str(shape))
         elif found is not None and found.dtype != dtype:
             yield Violation(name, "the type of an update", str(found.dtype), str(dtype))
-
-
-def printable(text: str, most: int = 200) -> str:
-    """What somebody sent, fit to be shown: in one line of so many letters, without signs that steer a terminal."""
-    shown = text if text.isprintable() else repr(text)
-    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 def _fits(schema: UpdateSchema, tensors: Tensors) -> bool:

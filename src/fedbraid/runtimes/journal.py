@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from urllib.parse import quote
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -22,6 +21,7 @@ from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import remove, write_durably
 from fedbraid.core import ClientId
 from fedbraid.errors import StoppedRun
+from fedbraid.naming import file_name
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.sealed import opened, sealed
 
@@ -77,7 +77,7 @@ class Journal:
 
     def _path(self, client: ClientId) -> Path:
         assert self._folder
-        return self._folder / f"{quote(client, safe='')}.{_tag(self._begun[-1])}{_ENDING}"
+        return self._folder / f"{file_name(client)}.{_tag(self._begun[-1])}{_ENDING}"
 
 
 def _tag(to: str) -> str:

@@ -18,11 +18,12 @@ from dataclasses import replace
 from fedbraid.algebra import ZERO
 from fedbraid.core import ClientId, Outcome, Refusal
 from fedbraid.errors import RunError, StoppedRun
+from fedbraid.naming import printable
 from fedbraid.quantities import Gives
 from fedbraid.runtimes.asking import Asking, Question
 from fedbraid.runtimes.codec import Message
 from fedbraid.runtimes.exchange import LOST, STEP, Answer, spell
-from fedbraid.runtimes.gate import admitted, printable
+from fedbraid.runtimes.gate import SHOWN, admitted
 from fedbraid.runtimes.limits import Limits
 from fedbraid.runtimes.masked_client import DELIVERING, INPUT, read_parts, write_parts
 from fedbraid.runtimes.masked_terms import check_total
@@ -183,7 +184,7 @@ class MaskedRound:
 
     def _refuse(self, step: str, reasons: Mapping[ClientId, str]) -> None:
         for client, reason in reasons.items():
-            self._note(Refusal(client, "", f"the step {step!r} of a masked sum", printable(reason), ""))
+            self._note(Refusal(client, "", f"the step {step!r} of a masked sum", printable(reason, SHOWN), ""))
 
     def _note(self, refusal: Refusal) -> None:
         self._failed.pop(refusal.client, None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from urllib.parse import quote
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, Client, ClientId, Round
 from fedbraid.errors import RunError
+from fedbraid.naming import file_name
 from fedbraid.runtimes.client import Work
 from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.holdings import Holdings
@@ -43,7 +43,7 @@ class Sites(InProcess):
             return
         for client in sorted(questions, reverse=True):
             yield None
-            home, identity = self._folder / quote(client, safe=""), self._identities.get(client)
+            home, identity = self._folder / file_name(client), self._identities.get(client)
             holdings, party = Holdings(home / self._run), self._clients[client]
             try:
                 found = reply_to(questions[client], self._work, client, party, holdings, home=home, identity=identity)

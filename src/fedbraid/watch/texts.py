@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from fedbraid.naming import printable
 from fedbraid.reports.html_numbers import duration
 
 NAME, REASON = 80, 400
@@ -15,15 +15,13 @@ NAME, REASON = 80, 400
 
 
 def plain(value: object, most: int = NAME) -> str:
-    """The text in one line of visible characters; what could steer a terminal or turn a line around becomes a mark.
+    """The text in one line of visible characters, its white space single blanks, the rest as `printable` gives it.
 
     >>> plain("a\\x1b[2Jb\\u202ec"), plain("x" * 9, most=4), plain("two\\nlines")
-    ('a\ufffd[2Jb\ufffdc', 'xxx…', 'two lines')
+    ('a\\\\x1b[2Jb\\\\u202ec', 'xxx…', 'two lines')
     """
     text = str(value)[: 4 * most]
-    text = re.sub(r"\s+", " ", text).strip()
-    text = "".join("\ufffd" if unicodedata.category(sign)[0] == "C" else sign for sign in text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return printable(re.sub(r"\s+", " ", text).strip(), most)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedbraid.data.files import MissingFile, inside, need
+from fedbraid.data.files import MissingFile, inside, need, within
 from fedbraid.data.layouts.records import Record, hub_records, records
 from fedbraid.data.prompts import Prompt
 from fedbraid.data.rows import Rows, Splits, concatenated
@@ -90,7 +90,7 @@ def _problems(folder: Path) -> list[Record]:
     files = sorted(need(folder).glob("*/*.json"), key=lambda file: (file.parent.name, len(file.name), file.name))
     if not files:
         raise MissingFile(f"{folder} holds no problems: {folder.name}/<subject>/<number>.json")
-    return [row for file in track(files, "reading problems") for row in records(file, *_MATH_FIELDS)]
+    return [row for file in track(files, "reading problems") for row in records(within(file, folder), *_MATH_FIELDS)]
 
 
 def _gsm8k(found: Iterable[Record], place: str) -> Rows:

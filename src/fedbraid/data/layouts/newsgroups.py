@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedbraid.data.files import MissingFile, inside, need
+from fedbraid.data.files import MissingFile, inside, need, ordinary, within
 from fedbraid.data.rows import Rows, Splits, natural
 from fedbraid.progress import track
 
@@ -21,7 +21,8 @@ def newsgroups(path: Path) -> Splits:
 
 
 def _posts(root: Path) -> Rows:
-    names = [(group.name, post.name) for group in root.iterdir() if group.is_dir() for post in group.iterdir()]
+    groups = [within(group, root) for group in root.iterdir() if group.is_dir()]
+    names = [(group.name, within(post, root).name) for group in groups for post in group.iterdir()]
     if not names:
         raise MissingFile(f"{root} holds no posts in folders named by their groups: {root.name}/<group>/<number>")
     files = {f"{group}/{post}": group for group, post in names}
@@ -37,5 +38,5 @@ def _text(file: Path) -> str:
         strip_newsgroup_quoting,
     )
 
-    post = strip_newsgroup_header(file.read_bytes().decode("latin-1"))
+    post = strip_newsgroup_header(ordinary(file).read_bytes().decode("latin-1"))
     return strip_newsgroup_quoting(strip_newsgroup_footer(post))

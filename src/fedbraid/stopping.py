@@ -1,0 +1,59 @@
+"""Being asked to stop: Ctrl-C, SIGTERM and a closed terminal end a command once, in order, however often they come.
+
+The first is a `KeyboardInterrupt` where the command is at work, so it says its sentence and leaves. Those that follow
+would cut that short, and are not heard for a while; after it they end the process at once, since a run folder can be
+left at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STATUS = 130
+"""The exit status of a command that was asked to stop."""
+PATIENCE = 10.0
+"""Seconds that a command has to leave before it can be ended in the middle."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A command that is asked to stop inside this context does so once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = _Asked(os.getpid())
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and & ignore some
+    before = {number: signal.signal(number, asked) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # Nothing disturbs a stopped process while Python shuts down.
+            signal.signal(number, signal.SIG_IGN if asked.at is not None else handler)
+
+
+class _Asked:
+    """The handler of both signals; `at` is when the first came."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+        self.at: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if os.getpid() != self._process:  # a forked child ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if self.at is None:
+            self.at = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self.at > PATIENCE:
+            os.write(2, b"fedbraid: ended at once, as asked again\n")
+            os._exit(STATUS)
