@@ -37,6 +37,7 @@ class Node:
     name: str
     greet: Callable[[bytes], bytes]
     answer: Callable[[bytes], bytes]
+    check: Callable[[], bytes]
     fault: Callable[[Exception], Mapping[str, str | int]]
     status: str = "online"
 
@@ -66,7 +67,7 @@ class Grid:
             message.metadata.__dict__["_message_id"] = name
             kind = message.metadata.message_type
             self.sent.append((message.metadata.dst_node_id, kind))
-            work = node.greet if kind == "query" else node.answer
+            work = {"query": node.greet, "train": node.answer, "evaluate": lambda _, node=node: node.check()}[kind]
             compute = lambda work=work, message=message: work(unpack(message))  # noqa: E731
             self.waiting[name] = replied(message, compute, node.fault)
             names.append(name)
@@ -100,4 +101,4 @@ def node_of(made: Any, name: str) -> Node:
     from fedbraid.runtimes.flower import coded
 
     site = Answering(read_site(made.site(name)))
-    return Node(name, site.greet, site.answer, lambda error: coded(*faults.keep(made.site(name), error)))
+    return Node(name, site.greet, site.answer, site.check, lambda error: coded(*faults.keep(made.site(name), error)))

@@ -53,13 +53,14 @@ def mine(tmp_path: Path):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_gram_on_few_samples_stays_wherever_it_is_sent(place: str, mine, tmp_path: Path) -> None:
-    run = runs.start(
-        mine('{"triangle/x": gram}', '{"triangle": q.GRAM}', place, "privacy.small_grams=refuse"), tmp_path / "run"
-    )
+    settings = mine('{"triangle/x": gram}', '{"triangle": q.GRAM}', place, "privacy.small_grams=refuse")
+    with pytest.raises(UserError, match=r"task 1, (train|mine): a gram needs 96 samples"):
+        runs.start(settings, tmp_path / "run")
+    experiment = build(settings).guarded(tmp_path)
     name = "beside/triangle/x" if place == "sums" else "triangle/x"
     with pytest.raises(StoppedRun, match=rf"the Gram of '{name}' would be taken on \d+ samples and leave this client"):
-        finished(run)
-    assert not any(part["kind"] == "gram" for entry in guards.read(run.folder / FILE) for part in entry["parts"])
+        list(experiment.events())
+    assert not any(part["kind"] == "gram" for entry in guards.read(tmp_path / FILE) for part in entry["parts"])
 
 
 @pytest.mark.parametrize("place", PLACES)

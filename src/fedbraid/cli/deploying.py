@@ -161,6 +161,23 @@ def site(folder: Annotated[Path, typer.Argument(help="The site's folder, on its 
 
 
 @deploy.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A site's folder, or the federation's.", metavar="FOLDER")],
+    as_json: AsJson = False,
+) -> None:
+    """What a server may ask of this site, and what not; of a federation what its sites would refuse of the run."""
+    from fedbraid.deployment import checking
+
+    found = checking.checked(folder)
+    if as_json:
+        print_json(found)
+        return
+    print_table(found["headings"], found["rows"])
+    for line in found["notes"]:
+        tell(line)
+
+
+@deploy.command()
 def identity(
     folder: Annotated[Path, typer.Argument(help="The site's folder, on its own host.", metavar="FOLDER")],
 ) -> None:

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedbraid import preflight
 from fedbraid.checkpoint import write_durably
 from fedbraid.config.shared import shared_terms
 from fedbraid.core import EVALUATE, Client
@@ -51,17 +52,17 @@ class Answering:
         write_durably(self._path, text)
         return json.dumps({"client": self._site.terms.client}).encode()
 
+    def check(self) -> bytes:
+        """What this site would refuse of the run that it was greeted for (see `preflight`)."""
+        with shown_on(None):
+            experiment, _ = self._experiment()
+            found = preflight.shorts(experiment, experiment.clients[self._site.terms.client])
+            return json.dumps({"refused": preflight.data(found)}).encode()
+
     def answer(self, question: bytes) -> bytes:
         """The answer to a question of the server; `RunError` or `UserError` where it cannot be given."""
-        if not self._path.is_file():
-            raise RunError("this site was set up anew, and has not been greeted since")
-        text = self._path.read_bytes()
-        agreed = handshake.read(text)
         with shown_on(None):
-            if self._built is None or self._built.text != text:
-                self._built = None  # one model in memory at a time
-                self._built = _Built(text, self._build(agreed))
-            experiment = self._built.experiment
+            experiment, agreed = self._experiment()
             round = read_round(experiment.work.codec.text(question)["round"])
             party = self._party(experiment, tests=round.phase == EVALUATE)
             holdings = Holdings(self._folder(agreed.run))
@@ -72,6 +73,17 @@ class Answering:
     @property
     def _path(self) -> Path:
         return self._site.folder / "run.json"
+
+    def _experiment(self) -> tuple[Experiment, Handshake]:
+        """The run that the site was greeted for, built once; `RunError` where there is none."""
+        if not self._path.is_file():
+            raise RunError("this site was set up anew, and has not been greeted since")
+        text = self._path.read_bytes()
+        agreed = handshake.read(text)
+        if self._built is None or self._built.text != text:
+            self._built = None  # one model in memory at a time
+            self._built = _Built(text, self._build(agreed))
+        return self._built.experiment, agreed
 
     def _build(self, agreed: Handshake) -> Experiment:
         config = local_config(agreed, self._site)

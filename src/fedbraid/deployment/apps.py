@@ -44,6 +44,12 @@ def work(message: Message, context: Context) -> Message:  # noqa: ARG001
     return replied(message, lambda: _site().answer(unpack(message)), _fault)
 
 
+@client.evaluate()
+def check(message: Message, context: Context) -> Message:  # noqa: ARG001
+    """What the site would refuse of the run."""
+    return replied(message, _site().check, _fault)
+
+
 def _fault(error: Exception) -> Mapping[str, str | int]:
     """The code of an error, whose sentence stays here."""
     return coded(*faults.keep(_folder(SITE), error))

@@ -98,6 +98,11 @@ class Federation:
         return self.processes / "seen.json"
 
     @property
+    def checked(self) -> Path:
+        """What the sites said that they would refuse, when a run was last about to begin."""
+        return self.folder / "checked.json"
+
+    @property
     def asked(self) -> Path:
         """When somebody last read that."""
         return self.processes / "asked"

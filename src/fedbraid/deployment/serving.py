@@ -6,8 +6,10 @@ time that the server was restarted, a site joined or left, or tasks were added.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -16,18 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedbraid import config as configs
-from fedbraid import runs
+from fedbraid import preflight, runs
 from fedbraid.checkpoint import write_durably
 from fedbraid.deployment import handshake
 from fedbraid.deployment.federation import Federation
-from fedbraid.deployment.notes import BROKEN, FINISHED, PAUSED, REFUSED, end_with
+from fedbraid.deployment.notes import BROKEN, FINISHED, PAUSED, REFUSED, end_with, write_note
 from fedbraid.deployment.supervising import note_running
 from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment
 from fedbraid.lock import alone_in
 from fedbraid.reports import records
 from fedbraid.runs import Run
-from fedbraid.runtimes.faults import SETTLED
+from fedbraid.runtimes.faults import SETTLED, lasts
 from fedbraid.runtimes.flower import OverGrid
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds to wait for the process of an earlier Flower run."""
+CHECKED = 600.0
+"""Seconds that sites may take to say what they would refuse: they build model and data for it."""
 INSECURE = "insecure: messages travelled without TLS, and nodes were not known by keys"
 
 
@@ -61,6 +65,8 @@ def serve(grid: Grid, federation: Federation, say: Callable[[str], None] = print
             say(records.line(records.record(event)).decode().rstrip())
         end_with(federation.folder, FINISHED)
     except UserError as error:
+        if isinstance(error, preflight.NotBegun):
+            shutil.rmtree(federation.run)  # nothing was computed, and what changes it is changed in config.toml
         end_with(federation.folder, REFUSED, str(error))
         raise
     except RunError as error:
@@ -79,7 +85,8 @@ def ready(grid: Grid, federation: Federation) -> Run:
     """The federation's run, begun where there is none yet, its parties those of the grid."""
     terms, folder = federation.terms, federation.run
     notes = [INSECURE] if terms.insecure else []
-    name = _name(federation, new=not (folder / "config.toml").is_file())
+    begins = not (folder / "config.toml").is_file()
+    name = _name(federation, new=begins)
 
     def connect(experiment: Experiment) -> OverGrid:
         tested = terms.evaluate == "sites"
@@ -91,9 +98,11 @@ def ready(grid: Grid, federation: Federation) -> Run:
             registered=not terms.insecure,
         )
         transport.gather(terms.wait)  # who is missing then is missing in the round
+        if begins:
+            check(transport, federation)
         return transport
 
-    if not (folder / "config.toml").is_file():
+    if begins:
         config = configs.read(str(federation.config))
         partition = config.partition.model_copy(update={"kind": "sites", "sites": terms.sites})
         run = config.run.model_copy(update={"runtime": "deployed"})
@@ -101,6 +110,25 @@ def ready(grid: Grid, federation: Federation) -> Run:
         return runs.start(config, folder, connect=connect, notes=notes)
     runs.change_sites(folder, terms.sites)
     return runs.resume(folder, connect=connect, notes=notes)
+
+
+def check(transport: OverGrid, federation: Federation) -> None:
+    """`NotBegun` with a table where sites say that they would refuse something of the run."""
+    told: dict[str, list[str]] = {}
+    for client, answer in transport.check(CHECKED).items():
+        if isinstance(answer, RunError):
+            if lasts(answer):
+                told[client] = [str(answer)]
+            continue
+        try:
+            lines = [short.line() for short in preflight.read(json.loads(answer)["refused"])]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            lines = [f"it does not say what it would refuse ({type(error).__name__}); run one version everywhere"]
+        if lines:
+            told[client] = lines
+    write_note(federation.checked, {"refused": told})
+    if told:
+        raise preflight.NotBegun(preflight.table(told))
 
 
 def _await_folder(folder: Path) -> None:

@@ -63,6 +63,9 @@ class LoRM(Options):
     head_off_diagonal: float = 0.5
     """What the off-diagonals of the head's Gram are multiplied by; 0.5 in the paper (0.3 on CUB-200)."""
     head_bias: Literal["solved", "averaged"] = "solved"
+    head_merge: Literal["solved", "averaged"] = "solved"
+    """Whether the head is solved by its Gram (published), or averaged by samples, for clients that hold fewer samples
+    than the head has columns: then no Gram of it is sent."""
     all_diagonal: bool = False
     """Whether the Grams of B rounds and of the head are diagonal too. The merge is poorer; noise can cover it."""
 
@@ -124,7 +127,8 @@ class LoRM(Options):
         """The right Grams of what was trained, and of the head."""
         trained = trained_factor(round, kind.trained)
         wanted = [kind.round_gram(model, shared, trained, layer, self._gram_of_layer) for layer in model.layers]
-        wanted = [self._gram_of_head(round), *wanted]
+        if self.head_merge == "solved":
+            wanted = [self._gram_of_head(round), *wanted]
         if self.all_diagonal:
             wanted = [replace(gram, form="diagonal") for gram in wanted]
         return measure_grams(model, self._weights(kind, shared, round), data, round, wanted=wanted, passes=passes)

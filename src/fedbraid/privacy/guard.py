@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fedbraid.privacy.account import Account
 from fedbraid.privacy.ledger import RELATION, Budget, Release
 from fedbraid.privacy.protection import KEY, Protection, as_tensor
 from fedbraid.privacy.report import LEAST_DIAGONAL, Leaving, check_gram_samples, what_leaves
-from fedbraid.quantities import Gives
+from fedbraid.quantities import CLASS_GRAM, Gives
 from fedbraid.wire import Entry, entries, undeclared
 
 FILE = "privacy.json"
@@ -128,6 +128,24 @@ class Guard:
             if self._refuse:
                 _check_grams(leaving, client)
         self._note([_entry(leaving, round, client)])
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it keeps anything back for resting on too few samples."""
+        return (self._refuse and not self._masked) or self._least > 1
+
+    def short_of(self, found: Sequence[Entry], round: Round, samples: int, rarest: int) -> Iterator[tuple[str, int]]:
+        """(what, samples that it needs) of a message like this that would stay if it rested on so many samples.
+
+        `rarest` are those of the rarest class, on which Grams by class rest.
+        """
+        if self.private(round):
+            return
+        if samples < self._least:
+            yield "a message", self._least
+        for gram in what_leaves(found, samples=samples).grams if self._refuse and not self._masked else ():
+            if (rarest if gram.kind == CLASS_GRAM.label else samples) < gram.needed:
+                yield f"a {gram.kind}", gram.needed
 
     def absorb(self, folder: Path) -> None:
         """Takes over the reports of the sites whose folders lie in this one."""

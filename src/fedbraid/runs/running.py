@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedbraid import checkpoint, sites
+from fedbraid import checkpoint, preflight, sites
 from fedbraid import config as configs
 from fedbraid.activity import Activity
 from fedbraid.checkpoint import DRAFT, Checkpoint, state_sha256, write_durably
@@ -122,6 +122,8 @@ def start(config: Config, folder: Path, *, connect: Connect | None = None, notes
         raise UserError(f"{folder} already holds {'a run' if held else 'files'}: {hint} choose another --out")
     _check_place(config, connect)
     experiment = build(config)
+    if connect is None:
+        preflight.check(experiment.guarded(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,6 +151,9 @@ def resume(folder: Path, *, force: bool = False, connect: Connect | None = None,
 
 
 def _check_place(config: Config, connect: Connect | None) -> None:
+    """`UserError` where the run cannot be computed here, before a folder is made for it."""
+    if config.run.runtime == "flower":
+        sites.require_flower()
     if config.run.runtime == "deployed" and connect is None:
         raise UserError(
             "the clients of this run are sites with data of their own (run.runtime = 'deployed'); start and continue "

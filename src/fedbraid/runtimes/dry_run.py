@@ -37,7 +37,7 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.progress import shown_on
 from fedbraid.quantities import Gives
 from fedbraid.runtimes.client import Work, computed
-from fedbraid.wire import entries, misshapen, undeclared
+from fedbraid.wire import Entry, entries, misshapen, undeclared
 
 SAMPLES = 2
 """Statistics of a batch need two."""
@@ -78,32 +78,39 @@ def dry_run(work: Work, client: ClientId, received: Tensors, round: Round) -> Up
     return UpdateSchema(client, tensors, gives)
 
 
-def check_method(work: Work, tasks: Sequence[Task], *, rounds: int = 2) -> None:
+def check_method(work: Work, tasks: Sequence[Task]) -> None:
     """Dry runs of the first rounds of every phase in the first two tasks, before a run begins.
 
     Raises what `dry_run` does: so a method that sends what it does not declare is found before anything is trained.
     """
+    for _ in messages(work, tasks[:2]):
+        pass
+
+
+def messages(work: Work, tasks: Sequence[Task], *, rounds: int = 2) -> Iterator[tuple[Round, list[Entry]]]:
+    """What a client of noise sends in the first rounds of every phase of these tasks, before anything is trained."""
     state = State()
-    for task in tasks[:2]:
+    for task in tasks:
         for name, phase in work.method.phases.items():
             for index in range(min(phase.rounds, rounds)) if phase.tasks(task) else ():
                 round = Round(task, name, index, 0)
-                state = _after(work, state, phase, round)
+                sent, state = _after(work, state, phase, round)
+                yield round, entries(sent, work.gives(round))
 
 
 _ANYONE = "0"
 
 
-def _after(work: Work, state: State, phase: Phase, round: Round) -> State:
-    """The state after a round in which one client of noise takes part."""
+def _after(work: Work, state: State, phase: Phase, round: Round) -> tuple[Tensors, State]:
+    """(what one client of noise sends in a round, the state after it)."""
     with _unnoticed(work.model):
         if not phase.cohort([_ANYONE], round):
-            return phase.server_update(work.model, state, ZERO, round)
+            return {}, phase.server_update(work.model, state, ZERO, round)
         sent = _sent(work, _ANYONE, state.shared, round)
         check_declared(sent, work.gives(round), f"method {work.method.name!r}, {round}")
         statistic = sent if work.lifts else phase.lift(state.shared, sent, round)
         check_declared(statistic, phase.gives(round, lifted=True), f"method {work.method.name!r}, {round}, lifted")
-        return phase.server_update(work.model, state, Statistic(statistic), round)
+        return sent, phase.server_update(work.model, state, Statistic(statistic), round)
 
 
 def check_declared(sent: Tensors, gives: Gives, whose: str) -> None:

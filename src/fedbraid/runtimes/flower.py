@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flwr.app import Message
     from flwr.serverapp import Grid
 
-QUESTION, GREETING = "train", "query"
-"""Flower's names for the two kinds of message."""
+QUESTION, GREETING, CHECK = "train", "query", "evaluate"
+"""Flower's names for the kinds of message."""
 PULL = 0.05
 """Seconds between two looks for replies."""
 GREETED = 10.0
@@ -127,6 +127,21 @@ class OverGrid:
         while (missing := self._missing()) and self._clock() < until:
             time.sleep(PULL)
         return missing
+
+    def check(self, within: float) -> dict[ClientId, bytes | RunError]:
+        """What the clients that are there say of the run before it begins, or why they say nothing."""
+        found: dict[ClientId, bytes | RunError] = {client: self._faults[client] for client in self._faults}
+        nodes = {node: client for client, node in self._present().items()}
+        until = self._clock() + within
+        for node, reply in self._exchange(dict.fromkeys(nodes, b""), CHECK) if nodes else ():
+            if node is not None and reply is not None:
+                try:
+                    found[nodes[node]] = unpack(reply)
+                except RunError as error:
+                    found[nodes[node]] = error
+            if self._clock() >= until:
+                break
+        return found
 
     def _missing(self) -> list[ClientId]:
         for _ in self._greet():
