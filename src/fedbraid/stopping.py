@@ -39,8 +39,26 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if asked.at is not None else handler)
 
 
+def asked() -> bool:
+    """Whether this process was asked to stop while it was `stoppable`."""
+    handlers = map(signal.getsignal, SIGNALS)
+    return any(isinstance(handler, _Asked) and handler.at is not None for handler in handlers)
+
+
+@contextmanager
+def stops() -> Iterator[None]:
+    """What goes wrong inside because of a stop is a `KeyboardInterrupt` again: an import that is cut in two raises
+    anything."""
+    try:
+        yield
+    except Exception as error:
+        if asked():
+            raise KeyboardInterrupt from error
+        raise
+
+
 class _Asked:
-    """The handler of both signals; `at` is when the first came."""
+    """The handler of these signals; `at` is when the first came."""
 
     def __init__(self, process: int) -> None:
         self._process = process
