@@ -121,7 +121,7 @@ def test_a_watch(tmp_path: Path, signals: Sequence[int]) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="/proc")
 @pytest.mark.parametrize("wait", [0.0, 0.3, 0.5, 0.7])
 def test_one_that_is_asked_before_there_is_a_run(tmp_path: Path, wait: float) -> None:
-    """Imports take a second or more, and one that is cut in two may raise anything."""
+    """Imports take a second or more, and one that is cut in two could raise anything, or end the process."""
     status, told = stopped(["run", *LONG, "--out", tmp_path / "run"], None, ASKED["Ctrl-C twice"], wait)
     assert status == STATUS
     assert told.startswith("fedbraid: stopped")

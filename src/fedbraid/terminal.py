@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from fedbraid.naming import printable, printable_lines
-from fedbraid.stopping import STATUS, asked, stops
+from fedbraid.stopping import STATUS, Stop, asked, stops
 
 if TYPE_CHECKING:
     from fedbraid.config import Config
@@ -46,7 +46,7 @@ def drive(begin: Callable[[], Run]) -> None:
                 elif line := screen.round_line(record, facts["tasks"], facts["score_names"][0]):
                     out.print(line, highlight=False)
                 if asked():  # some code keeps the interrupt to itself
-                    raise KeyboardInterrupt
+                    raise Stop
         results = runs.read_results(run.folder)
         if out.is_terminal:
             screen.final_table(out, results, run.folder)
