@@ -50,7 +50,9 @@ def _heeding() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def stopped(arguments: Sequence[object], begun: Callable[[], bool] | None, signals: Sequence[int]) -> tuple[int, str]:
+def stopped(
+    arguments: Sequence[object], begun: Callable[[], bool] | None, signals: Sequence[int], wait: float = 0.0
+) -> tuple[int, str]:
     """(status, what was said) of a command that is sent these signals 5 ms apart, once it has begun: as soon as it
     hears signals, where nothing else is said."""
     command = [sys.executable, "-m", "fedbraid", *map(str, arguments)]
@@ -62,6 +64,7 @@ def stopped(arguments: Sequence[object], begun: Callable[[], bool] | None, signa
                 assert process.poll() is None, process.communicate()[1]
                 assert time.monotonic() < until
                 time.sleep(0.02)
+            time.sleep(wait)
             for number in signals:
                 process.send_signal(number)
                 time.sleep(0.005)
@@ -116,9 +119,35 @@ def test_a_watch(tmp_path: Path, signals: Sequence[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="/proc")
-@pytest.mark.parametrize("signals", [ASKED["SIGTERM"], ASKED["Ctrl-C twice"]])
-def test_one_that_is_asked_before_there_is_a_run(tmp_path: Path, signals: Sequence[int]) -> None:
-    assert stopped(["run", *LONG, "--out", tmp_path / "run"], None, signals) == (STATUS, "fedbraid: stopped\n")
+@pytest.mark.parametrize("wait", [0.0, 0.3, 0.5, 0.7])
+def test_one_that_is_asked_before_there_is_a_run(tmp_path: Path, wait: float) -> None:
+    """Imports take a second or more, and one that is cut in two could raise anything, or end the process."""
+    status, told = stopped(["run", *LONG, "--out", tmp_path / "run"], None, ASKED["Ctrl-C twice"], wait)
+    assert status == STATUS
+    assert told.startswith("fedbraid: stopped")
+    assert told.count("\n") == 1
+
+
+def test_what_a_stop_breaks_is_the_stop() -> None:
+    code = """
+import os, signal
+from fedbraid.stopping import stoppable, stops
+try:
+    with stops():
+        raise RecursionError
+except RecursionError:
+    print("as it was")
+try:
+    with stoppable(), stops():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise RecursionError from None
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["as it was", "stopped"]
 
 
 def test_the_handlers_are_as_before_where_nobody_asked() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from fedbraid.naming import printable, printable_lines
-from fedbraid.stopping import STATUS
+from fedbraid.stopping import STATUS, Stop, asked, stops
 
 if TYPE_CHECKING:
     from fedbraid.config import Config
@@ -33,7 +33,7 @@ def drive(begin: Callable[[], Run]) -> None:
     out = console()
     run = None
     try:
-        with screen.bars(out) if out.is_terminal else nullcontext():
+        with stops(), screen.bars(out) if out.is_terminal else nullcontext():
             run = begin()
             facts = runs.summary(run.experiment)
             if out.is_terminal:
@@ -45,6 +45,8 @@ def drive(begin: Callable[[], Run]) -> None:
                     write_line(records.line(record))
                 elif line := screen.round_line(record, facts["tasks"], facts["score_names"][0]):
                     out.print(line, highlight=False)
+                if asked():  # some code keeps the interrupt to itself
+                    raise Stop
         results = runs.read_results(run.folder)
         if out.is_terminal:
             screen.final_table(out, results, run.folder)

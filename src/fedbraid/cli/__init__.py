@@ -26,15 +26,16 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """The entry point: errors that a user is meant to read are printed without a traceback."""
     from fedbraid.errors import RunError, UserError
-    from fedbraid.stopping import STATUS, stoppable
+    from fedbraid.stopping import STATUS, stoppable, stops
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names can be in scripts that a terminal does not have
-    try:
-        with stoppable():
-            app()
-    except KeyboardInterrupt:
-        fail("stopped", STATUS)
-    except (UserError, RunError) as error:
-        fail(str(error), 2)
+    with stoppable():
+        try:
+            with stops():
+                app()
+        except (UserError, RunError) as error:
+            fail(str(error), 2)
+        except KeyboardInterrupt:  # before there is a command, which has words for it
+            fail("stopped", STATUS)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedbraid.stopping import STATUS
+from fedbraid.stopping import STATUS, stops
 from fedbraid.terminal import fail
 
 
@@ -20,7 +20,8 @@ class InOrder(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with stops():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             fail("stopped", STATUS)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedbraid.cli.app import Folder, app
-from fedbraid.stopping import STATUS
+from fedbraid.stopping import STATUS, stops
 from fedbraid.terminal import drive, fail, print_table, tell
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def table(
         print_table(["state", "run"], grids.listing(plan))
         return
     try:
-        complete = grids.show(plan, jobs=jobs)
+        with stops():
+            complete = grids.show(plan, jobs=jobs)
     except (KeyboardInterrupt, BrokenPipeError):
         fail(f"stopped; what has run is kept in {folder}. Continue with the same command", STATUS)
     if not complete:
