@@ -11,9 +11,10 @@ import torch
 
 pytest.importorskip("cryptography", reason="the extra 'secure' is not installed")
 
-from fedbraid.algebra import Tensors
+from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core import ImageInput, Model, Outcome, Round, Task
 from fedbraid.errors import StoppedRun
+from fedbraid.quantities import SAMPLES, SUM, VALUE, Gives
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec, Message
 from fedbraid.runtimes.exchange import Answer, read_round, spell
@@ -36,7 +37,10 @@ Lie = Callable[[str, Message], Message]
 
 
 class ByRound(Squares):
-    """Squares that are others in every round."""
+    """Squares that are others in every round, as if of trained values."""
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        return super().gives(round, lifted=lifted) if lifted else {"x": VALUE}
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         values = torch.tensor(getattr(data, "values", (0.0,) * len(data)), dtype=torch.float64)
@@ -46,8 +50,22 @@ class ByRound(Squares):
         return 1 + round.index + 10 * round.task.index + 100 * round.seed
 
 
+class Split(ByRound):
+    """Sums of two parts of the numbers, cut anew in every round: together they are the same, as those of a ridge."""
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        return {"x": SUM} if not lifted else {"count": SAMPLES, "fit": SUM, "held": SUM}
+
+    def factor(self, round: Round) -> int:
+        return 1 + round.task.index
+
+    def lift(self, shared: Tensors, update: Tensors, round: Round) -> Statistic:
+        x, cut = update["x"].double(), (round.index + round.seed) % 2
+        return Statistic({"count": torch.tensor(len(x)), "fit": x[cut:].sum(), "held": x[:cut].sum()})
+
+
 class Constant(ByRound):
-    """Squares that are the same in every round, as the Grams of frozen features are."""
+    """Squares that are the same in every round."""
 
     def factor(self, round: Round) -> int:
         return 1

@@ -29,6 +29,7 @@ from lying_servers import (
     Constant,
     Folders,
     Memory,
+    Split,
     assert_all,
     at,
     naming,
@@ -39,7 +40,7 @@ from lying_servers import (
     work_of,
 )
 
-from fedbraid.core import Round
+from fedbraid.core import Round, Task
 from fedbraid.errors import RunError
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec, Message
@@ -112,6 +113,20 @@ def test_the_same_statistic_is_summed_with_the_same_clients(round: Round, terms:
     other = parties(work_of(Constant(), terms=terms), run="second")
     reasons = refused(other, round, OTHERS, run="second")
     assert_all(reasons, "it has opened one of the same statistic (task 0, train round 0, seed 0) before, with other")
+
+
+@pytest.mark.parametrize(
+    "round",
+    [at(1), at(seed=1), Round(Task(1, (0, 0, 2)), "train", 0, 1), Round(Task(0, (0, 4)), "train", 1, 0)],
+    ids=str,
+)
+def test_the_same_samples_are_measured_with_the_same_clients(round: Round, parties: Parties) -> None:
+    """AFL's sums are cut anew in every round, so their digests differ; the two parts added are the same."""
+    summed(parties(work_of(Split())), at())
+    reasons = refused(parties(work_of(Split()), run="second"), round, OTHERS, run="second")
+    assert_all(reasons, "it has opened one of the same samples (task 0, train round 0, seed 0) before, with other")
+    other = summed(parties(work_of(Split())), at(task=1), OTHERS)
+    assert other.reported == tuple(OTHERS)  # other samples
 
 
 def test_a_round_has_one_name(parties: Parties) -> None:
@@ -223,9 +238,8 @@ def test_a_run_that_lost_a_client_after_the_opening_is_told_what_to_do(parties: 
     reasons = refused(parties(work_of()), at(), OTHERS)
     assert_all(reasons, f"{THIS_ROUND} (missing now: '3'); two such sums disclose what a client gave; resume the run")
     assert summed(parties(work_of()), at()).reported == tuple(ALL)  # the client is back
-    assert summed(parties(work_of()), at(1), OTHERS).reported == tuple(
-        OTHERS
-    )  # lost in another round, it costs itself that
+    later = summed(parties(work_of()), at(1), OTHERS)  # who is lost in another round costs itself that one
+    assert later.reported == tuple(OTHERS)
     assert summed(parties(work_of()), at(seed=1), OTHERS).reported == tuple(OTHERS)
 
 
