@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +15,20 @@ pytest.importorskip("cryptography", reason="the extra 'secure' is not installed"
 from small_federations import SMALL, federation, grid_of
 
 from fedbraid import config, runs
+from fedbraid.algebra import ZERO, Tensors
+from fedbraid.core import Round, State
 from fedbraid.deployment import faults, handshake
+from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.handshake import local_config
 from fedbraid.deployment.serving import serve
-from fedbraid.deployment.site import OwnMasking, SiteFolder, SiteTerms
-from fedbraid.errors import StoppedRun, UserError
+from fedbraid.deployment.site import OwnMasking, SiteFolder, SiteTerms, read_site
+from fedbraid.engine import schedule
+from fedbraid.errors import RunError, StoppedRun, UserError
+from fedbraid.experiment import Experiment, build
+from fedbraid.runtimes.exchange import Answer
 from fedbraid.runtimes.identity import make_identity
+from fedbraid.runtimes.masked_state import SUMS
+from fedbraid.runtimes.server import Rules, Server
 
 SITES = ("east", "north", "south")
 
@@ -87,3 +98,67 @@ def test_what_a_site_asks_for_stands_over_what_the_server_says(tmp_path: Path) -
         greeted()
     secure = greeted("secure.masked=true", "secure.threshold=3").secure
     assert (secure.masked, secure.threshold) == (True, 4)
+
+
+FOUR = {"east": "north", "north": "north", "south": "south", "west": "south"}
+"""Sites by whose data they have; a lying server is after what west sends."""
+OTHERS = ("east", "north", "south")
+
+
+class Direct:
+    """The sites of a federation with nothing between them and the server; every time other processes."""
+
+    evaluators = ()
+
+    def __init__(self, federation: Any, experiment: Experiment, run: str) -> None:
+        self.clients = sorted(FOUR)
+        self.sites = {name: Answering(read_site(federation.site(name))) for name in FOUR}
+        for site in self.sites.values():
+            site.greet(handshake.write(experiment.config, run=run, tested=False))
+
+    def ask(self, questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
+        for client, question in questions.items():
+            try:
+                yield Answer(client, self.sites[client].answer(question))
+            except (RunError, UserError) as error:
+                yield Answer(client, fault=str(error))
+
+    def kept(self) -> Tensors:
+        return {}
+
+    def keep(self, client: str, kept: Tensors) -> None: ...
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "later", "why"),
+    [
+        ([], {}, "of this round"),
+        (["training.lr=0.002"], {}, "of this round"),
+        (["method.name=afl", "adapter.kind=none"], {"seed": 7}, "of the same samples"),
+        (["method.name=afl", "adapter.kind=none", "training.batch_size=16"], {"index": 1}, "of the same"),
+    ],
+)
+def test_a_site_sums_once_whatever_the_run_is_called(
+    settings: list[str], later: dict[str, int], why: str, data: Path, tmp_path: Path
+) -> None:
+    first = [one for one in settings if one.startswith(("method", "adapter"))]
+    sites = {name: str(data / own) for name, own in FOUR.items()}
+    found = federation(tmp_path / "fed", data, "secure.masked=true", *first, sites=sites)
+    values = config.read(str(found.config), ["run.runtime=deployed"])
+    experiment = build(values)
+    state, schedule_left = State(), iter(schedule(experiment.method, experiment.tasks, 0))
+    round, phase = next(schedule_left)
+    while not phase.cohort(sorted(FOUR), round):  # what the server does alone
+        state = phase.server_update(experiment.model, state, ZERO, round)
+        round, phase = next(schedule_left)
+    rules = Rules(quorum=0.5)
+    outcome = Server(experiment.work, Direct(found, experiment, "one"), rules=rules).sum(
+        state.shared, round, sorted(FOUR)
+    )
+    assert outcome.reported == tuple(sorted(FOUR))
+    assert all((found.site(name) / SUMS).is_file() for name in FOUR)
+    other = build(config.read(str(found.config), ["run.runtime=deployed", *settings]))
+    lying = Server(other.work, Direct(found, other, "two"), rules=rules)
+    with pytest.raises(StoppedRun, match=rf"0 of 3 clients sent their input.*has opened one {why}"):
+        lying.sum(state.shared, replace(round, **later), OTHERS)

@@ -19,7 +19,7 @@ from fedbraid.errors import StoppedRun, UserError
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
-from fedbraid.quantities import GRAMS, SUM, Gives, own
+from fedbraid.quantities import GRAMS, SUM, VALUE, Gives, own
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Answer
@@ -45,7 +45,10 @@ Change = Callable[[Mapping[str, str], Answer], Answer | None]
 
 
 class Sums(Squares):
-    """Squares of which there can be a dry run."""
+    """Squares of which there can be a dry run, as if of trained values."""
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        return super().gives(round, lifted=lifted) if lifted else {"x": VALUE}
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         values = getattr(data, "values", (0.0,) * len(data))

@@ -20,6 +20,7 @@ from fedbraid.errors import StoppedRun
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
+from fedbraid.quantities import VALUE, Gives
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import Answer, spell
@@ -38,7 +39,10 @@ LOOSE = Rules(quorum=0.5)
 
 
 class Keeping(Squares):
-    """Squares of which there can be a dry run, whose clients count the samples that they have seen."""
+    """Squares of which there can be a dry run, as if of trained values; clients count the samples they have seen."""
+
+    def gives(self, round: Round, *, lifted: bool = False) -> Gives:
+        return super().gives(round, lifted=lifted) if lifted else {"x": VALUE}
 
     def client_update(self, model: Model, shared: Tensors, data: Any, round: Round) -> Tensors:
         values = getattr(data, "values", (0.0,) * len(data))

@@ -29,7 +29,7 @@ from fedbraid.experiment import Experiment
 from fedbraid.lock import alone_in
 from fedbraid.reports import records
 from fedbraid.runs import Run
-from fedbraid.runtimes.faults import SETTLED, lasts
+from fedbraid.runtimes.faults import REFUSALS, SETTLED, lasts
 from fedbraid.runtimes.flower import OverGrid
 
 if TYPE_CHECKING:
@@ -113,12 +113,17 @@ def ready(grid: Grid, federation: Federation) -> Run:
 
 
 def check(transport: OverGrid, federation: Federation) -> None:
-    """`NotBegun` with a table where sites say that they would refuse something of the run."""
+    """`NotBegun` with a table where sites say that they would refuse something of the run.
+
+    A site that fails in a way of its own, such as data that are missing, is noted and no more: it may be mended while
+    the run waits, and the quorum says whether rounds go on without it.
+    """
     told: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}
     for client, answer in transport.check(CHECKED).items():
         if isinstance(answer, RunError):
             if lasts(answer):
-                told[client] = [str(answer)]
+                (told if answer.code in REFUSALS else failed)[client] = [str(answer)]
             continue
         try:
             lines = [short.line() for short in preflight.read(json.loads(answer)["refused"])]
@@ -126,7 +131,7 @@ def check(transport: OverGrid, federation: Federation) -> None:
             lines = [f"it does not say what it would refuse ({type(error).__name__}); run one version everywhere"]
         if lines:
             told[client] = lines
-    write_note(federation.checked, {"refused": told})
+    write_note(federation.checked, {"refused": told | failed})
     if told:
         raise preflight.NotBegun(preflight.table(told))
 

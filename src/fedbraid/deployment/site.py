@@ -5,6 +5,7 @@
     node.key         by which the server knows it; readable by its owner alone
     identity.key     by which the other sites know it in masked sums, where these are signed
     run.json         the run's configuration as the server sent it last
+    opened-sums      which masked sums it has opened, and with whom, in all runs
     holdings/RUN/    what it holds between two questions (see `runtimes.holdings`)
     privacy.json     what has left it (see `privacy.guard`)
     flwr/, logs/     what Flower writes

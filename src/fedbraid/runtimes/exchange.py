@@ -78,6 +78,8 @@ def read_round(text: str) -> Round:
         task = Task(facts["task"]["index"], tuple(facts["task"]["offsets"]))
         if any(type(number) is not int for number in (task.index, *task.offsets, facts["index"], facts["seed"])):
             raise TypeError("a round is counted in integers")  # 1.0 would be another name of round 1
+        if not 0 <= task.index < len(task.offsets) - 1:
+            raise ValueError(f"there is no task {task.index} among {len(task.offsets) - 1}")
         return Round(task, str(facts["phase"]), facts["index"], facts["seed"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"a question that names no round ({type(error).__name__}: {error})") from error

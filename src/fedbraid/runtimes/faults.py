@@ -22,6 +22,8 @@ CODES: Mapping[str, str] = {
 """What the server says of each."""
 SETTLED = "settled"
 """The code of a pause that no waiting ends: all who are missing have said why, and will say it again."""
+REFUSALS = frozenset({"not allowed", "too few samples", "not declared", "not private"})
+"""The codes of what a site could do and will not."""
 _LASTING = frozenset(CODES) - {"failed", "masked"}
 
 

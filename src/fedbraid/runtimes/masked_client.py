@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from fedbraid.algebra import Tensors
-from fedbraid.core import Client, ClientId
+from fedbraid.core import EVALUATE, Client, ClientId
 from fedbraid.errors import RunError, UserError
 from fedbraid.runtimes.client import Masking, Work, owed
 from fedbraid.runtimes.exchange import STEP, Answer, read_round, spell
@@ -141,7 +141,7 @@ def _input(asked: Asked) -> Said:
     _check_question(asked, session)
     statistic, kept = _update(asked, session.layout)
     state = replace(asked.state, statistic=_secure(lambda: statistic_of(session, statistic)))
-    check_input(asked.client, _summand(state, session), boxes, asked.before)
+    check_input(asked.client, _summand(asked, state, session), boxes, asked.before)
     stage, message = _secure(lambda: steps.mask(own, statistic, boxes))
     words = torch.frombuffer(bytearray(message), dtype=torch.uint8)
     return Said(replace(state, stage=stage), tensors={INPUT: words}, kept=kept)
@@ -155,7 +155,7 @@ def _confirmation(asked: Asked) -> Said:
 def _reveal(asked: Asked) -> Said:
     stage, _ = _confirmed(asked)
     shares = _secure(lambda: steps.reveal(stage, read_parts(asked.text)))
-    opens = OpenedSum(_summand(asked.state, stage.own.session), tuple(sorted(stage.survivors)))
+    opens = OpenedSum(_summand(asked, asked.state, stage.own.session), tuple(sorted(stage.survivors)))
     return Said(MaskedState(), shares, opens=opens)
 
 
@@ -218,8 +218,12 @@ def _round_of(asked: Asked) -> str:
     return spell(read_round(asked.text["round"]))
 
 
-def _summand(state: MaskedState, session: Session) -> Summand:
-    return Summand(session.run, known_as(read_round(state.round)), state.statistic)
+def _summand(asked: Asked, state: MaskedState, session: Session) -> Summand:
+    round = read_round(state.round)
+    trains = any(quantity.role == "value" for quantity in asked.work.method.phase(round).gives(round).values())
+    classes = round.task.classes
+    measured = (0, 0) if trains or round.phase == EVALUATE else (classes.start, classes.stop)
+    return Summand(session.run, known_as(round), state.statistic, measured)
 
 
 def _stage(asked: Asked, kind: Any) -> Any:
@@ -259,7 +263,7 @@ def _confirmed(asked: Asked) -> tuple[Confirmed, bytes]:
         survivors, dropouts = (tuple(map(str, part)) for part in json.loads(asked.text["lists"]))
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"a message of a masked round is damaged ({type(error).__name__})") from error
-    check_survivors(asked.client, _summand(asked.state, _session_of(stage)), survivors, asked.before)
+    check_survivors(asked.client, _summand(asked, asked.state, _session_of(stage)), survivors, asked.before)
     return _secure(lambda: steps.confirm(stage, survivors, dropouts, identity=asked.identity))
 
 

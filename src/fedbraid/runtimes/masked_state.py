@@ -94,12 +94,16 @@ class OnDisk:
                 "takes part in none; restore the file from a copy that was made after its last masked sum"
             )
         cohorts, sums = found[0]["cohorts"], found[0]["sums"]
-        return [OpenedSum(Summand(*summand), tuple(cohorts[cohort])) for *summand, cohort in sums]
+        return [
+            OpenedSum(Summand(question, round, statistic, (first, end)), tuple(cohorts[cohort]))
+            for question, round, statistic, first, end, cohort in sums
+        ]
 
     def remember(self, sum: OpenedSum) -> None:
         known = list(dict.fromkeys([*self.opened_sums(), sum]))
         cohorts = {cohort: number for number, cohort in enumerate(dict.fromkeys(sum.survivors for sum in known))}
         rows = [
-            [one.summand.question, one.summand.round, one.summand.statistic, cohorts[one.survivors]] for one in known
+            [summand.question, summand.round, summand.statistic, *summand.classes, cohorts[survivors]]
+            for summand, survivors in ((one.summand, one.survivors) for one in known)
         ]
         write_durably(self._sums, sealed({"cohorts": list(cohorts), "sums": rows}, b""), private=True)

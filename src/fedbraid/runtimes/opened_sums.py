@@ -8,6 +8,8 @@ long as it lives. Sums belong together where one of these is the same:
     statistic    this client's own words, whatever is asked: closed forms are the same in every round
     round        task, phase, number and seed, whatever else is asked: tensors that a last bit tells apart are as good
                  as the same ones
+    samples      of some classes, where a round trains nothing: what is measured of the same samples, say their Gram in
+                 two parts, is the same by and large under every seed, number, phase and setting
 
 Of the same question it also gives the same statistic or none: where its samples have changed, the difference is what
 has come. A statistic of zeros is no secret, and belongs to no other.
@@ -30,11 +32,15 @@ _TOLD = 3
 
 @dataclass(frozen=True)
 class Summand:
-    """What a client gives to a sum, known by digests: the question, the round, its words (empty for zeros)."""
+    """What a client gives to a sum, known by digests: the question, the round, its words (empty for zeros).
+
+    `classes` are the first of those whose samples it measures, and the one behind the last; none where it trains.
+    """
 
     question: str
     round: str
     statistic: str
+    classes: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,30 @@ def check_survivors(
 
 
 def _belong(one: Summand, other: Summand) -> bool:
-    same_statistic = bool(one.statistic) and one.statistic == other.statistic
-    return same_statistic or one.question == other.question or one.round == other.round
+    return _same_round(one, other) or _same_statistic(one, other) or _same_samples(one, other)
+
+
+def _same_round(one: Summand, other: Summand) -> bool:
+    return one.question == other.question or one.round == other.round
+
+
+def _same_statistic(one: Summand, other: Summand) -> bool:
+    return bool(one.statistic) and one.statistic == other.statistic
+
+
+def _same_samples(one: Summand, other: Summand) -> bool:
+    begin, end = max(one.classes[0], other.classes[0]), min(one.classes[1], other.classes[1])
+    return bool(one.statistic and other.statistic) and begin < end
 
 
 def _refusal(client: ClientId, given: Summand, sum: OpenedSum, odd: Collection[ClientId], what: str) -> RunError:
     names = ", ".join(map(repr, sorted(odd)[:_TOLD])) + (f" and {len(odd) - _TOLD} more" if len(odd) > _TOLD else "")
-    same_round = sum.summand.round == given.round or sum.summand.question == given.question
-    same = "of this round" if same_round else f"of the same statistic ({sum.summand.round})"
-    way = ", or begin a new run with another run.seed if what clients compute depends on it" if same_round else ""
+    same, way = "of this round", ""
+    if not _same_round(sum.summand, given):
+        what_is_same = "statistic" if _same_statistic(sum.summand, given) else "samples"
+        same = f"of the same {what_is_same} ({sum.summand.round})"
+    elif not _same_samples(sum.summand, given):
+        way = ", or begin a new run with another run.seed"
     return RunError(
         f"client {client!r} refuses the sum: it has opened one {same} before, with other clients ({what} now: {names})"
         f"; two such sums disclose what a client gave; resume the run when the clients are the same again{way}"

@@ -10,9 +10,10 @@ runs them all in one process.
 
 What is promised: below `Session.needed` clients there is no sum; a sum covers that many clients or more; whoever sees
 all messages learns nothing else, also in league with up to `2 t - n - 1` clients. A server that lies is held to this by
-the clients' identities. What is not: a client can spoil the sum with a false update, which nobody sees; the sum itself
-says something about its parts, the more so the fewer they are; a lying server may publish a false sum; whoever changes
-messages on their way to the server spoils the sum, so they travel over TLS like all others.
+the clients' identities; that no two sums differ by a client is the caller's affair (see `runtimes.opened_sums`). What
+is not: a client can spoil the sum with a false update, which nobody sees; the sum itself says something about its
+parts, the more so the fewer they are; a lying server may publish a false sum; whoever changes messages on their way to
+the server spoils the sum, so they travel over TLS like all others.
 """
 
 from fedbraid.secure.ciphers import new_identity
