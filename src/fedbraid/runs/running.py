@@ -149,6 +149,9 @@ def resume(folder: Path, *, force: bool = False, connect: Connect | None = None,
 
 
 def _check_place(config: Config, connect: Connect | None) -> None:
+    """`UserError`, before anything is read or made, where the run's parties cannot be reached from here."""
+    if config.run.runtime == "flower" and connect is None:
+        sites.check_settings(config)
     if config.run.runtime == "deployed" and connect is None:
         raise UserError(
             "the clients of this run are sites with data of their own (run.runtime = 'deployed'); start and continue "
