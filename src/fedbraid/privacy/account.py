@@ -93,7 +93,7 @@ class Account:
         tasks = {
             task: {**spent.ledger.data(), "marks": list(spent.marks)} for task, spent in sorted(self._tasks.items())
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # a secret lies in it
         write_durably(self._folder / LEDGER, (json.dumps({"tasks": tasks, "sha256": _seal(tasks)}) + "\n").encode())
 
 
