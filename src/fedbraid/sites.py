@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 START = 300.0
 """Seconds that a simulation may take to start."""
+ANSWERS = 10.0
+"""Seconds that a cluster may take to answer."""
 SHARES = 10_000
 """The smallest part of a device that Ray knows; it rounds up what is not a whole number of them."""
 
@@ -154,9 +157,28 @@ def simulation(folder: Path, experiment: Experiment) -> OverGrid:
 def check_settings(config: Config) -> None:
     """`UserError` where this machine cannot simulate the run: without the extra, or with fewer accelerators."""
     _require_flower()
+    if config.run.ray:
+        _check_cluster(config.run.ray)
     wanted, here = _devices(config), torch.cuda.device_count()
     if wanted > here and not config.run.ray:
         raise UserError(f"run.gpus = {wanted}, and this machine has {here}; set fewer, or join a cluster with run.ray")
+
+
+def _check_cluster(address: str) -> None:
+    """`UserError` where no cluster answers: Ray itself would try for many minutes, and not be interrupted."""
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if address == "auto" and not place:
+        return  # Ray looks for a cluster of this machine, and says at once where there is none
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"run.ray = {address!r}: {place!r} is no host:port; write for example 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWERS).close()
+    except OSError as error:
+        raise UserError(
+            f"run.ray = {address!r}: no Ray cluster answers at {place} ({error}); start one there with "
+            f"'ray start --head --port={port}', or give the address of another"
+        ) from error
 
 
 def _require_flower() -> None:

@@ -72,6 +72,7 @@ def test_more_devices_than_there_are_is_said_before_the_run(tmp_path: Path, monk
     with pytest.raises(UserError, match=r"run\.gpus = 4, and this machine has 2; set fewer, or join a cluster"):
         runs.start(four, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("RAY_ADDRESS", "")
     sites.check_settings(config.read("", [*SMALL, "run.runtime=flower", "run.gpus=4", "run.ray=auto"]))
 
 
@@ -86,6 +87,40 @@ def test_shares_have_room_for_all_and_use_the_devices(at_once: int, devices: int
     on_each = int(10_000 / math.ceil(share * 10_000))
     assert on_each * devices >= at_once
     assert on_each == math.ceil(at_once / devices)
+
+
+@pytest.mark.parametrize(
+    ("address", "known", "message"),
+    [
+        ("127.0.0.1:1", "", r"no Ray cluster answers at 127\.0\.0\.1:1 "),
+        ("auto", "127.0.0.1:1", r"run\.ray = 'auto': no Ray cluster answers at 127\.0\.0\.1:1 "),
+        ("nowhere", "", "'nowhere' is no host:port"),
+        ("ray://127.0.0.1:99999", "", "is no host:port"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_named_before_the_run(
+    address: str, known: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", known)
+    with pytest.raises(UserError, match=message):
+        runs.start(config.read("", [*SMALL, "run.runtime=flower", f"run.ray={address}"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_joins_a_cluster_and_has_the_same_bits(tmp_path: Path) -> None:
+    code = "import ray, time; found = ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False); "
+    code += "print(found.address_info['gcs_address'], flush=True); time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as cluster:
+        try:
+            assert cluster.stdout
+            address = cluster.stdout.readline().strip()
+            for name, where in (("here", []), ("there", ["run.runtime=flower", f"run.ray={address}"])):
+                for _ in runs.start(config.read("", [*SMALL, *where]), tmp_path / name).events():
+                    pass
+        finally:
+            cluster.terminate()
+    here, there = (runs.read_results(tmp_path / name) for name in ("here", "there"))
+    assert {key: here[key] for key in EQUAL} == {key: there[key] for key in EQUAL}
 
 
 def test_a_cluster_that_is_joined_has_its_own_cores_and_devices() -> None:
