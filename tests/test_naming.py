@@ -79,7 +79,7 @@ def test_a_file_has_a_short_plain_name(name: str) -> None:
     found = file_name(name)
     assert found.isascii()
     assert found.isprintable()
-    assert 0 < len(found) <= max(SHORT, 65)
+    assert 0 < len(found) <= SHORT
     assert not {"/", "\\", "\x00", " "} & {*found}
     assert found not in (".", "..")
     assert file_name(found) == found or "=" in found or "%" in found
