@@ -19,7 +19,18 @@ from fedbraid.experiment import Experiment
 from fedbraid.phases import Train
 from fedbraid.reports.tables import flat
 
-FREE = ("method.", "health.", "rounds.", "gate.", "run.device", "run.threads", "run.runtime", "run.at_once")
+FREE = (
+    "method.",
+    "health.",
+    "rounds.",
+    "gate.",
+    "run.device",
+    "run.threads",
+    "run.runtime",
+    "run.at_once",
+    "run.gpus",
+    "run.ray",
+)
 """Keys that may differ between the two."""
 
 Pair = tuple[Config, Mapping[str, Any]]

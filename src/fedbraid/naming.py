@@ -17,7 +17,7 @@ LONGEST = 200
 """The most letters of a client's id and of a site's name."""
 SHORT = 64
 """The longest name of a file that is the name itself."""
-_BEGINNING = 32
+_BEGINNING = 31
 _JOINERS = "\u200c\u200d"
 """Without width, and a part of words in Persian and in the scripts of India."""
 

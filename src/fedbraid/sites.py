@@ -4,7 +4,8 @@ A site answers two kinds of message: a greeting, with the name of its client, an
 The first of a process builds model and data from the run's configuration; later ones find them there.
 
 In a simulation every node is a client of the run folder's partition, and its holdings lie in `clients/<client>/`. Ray
-computes several at once, one core each, in processes of its own. So numbers are those of the in-process runtime.
+computes several at once, one core and a share of an accelerator each, in processes of its own. So numbers are those of
+the in-process runtime.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fedbraid import config as configs
+from fedbraid.config import Config
 from fedbraid.core import ClientId
 from fedbraid.errors import RunError, UserError
-from fedbraid.experiment import Experiment, build
+from fedbraid.experiment import Experiment, build, device
 from fedbraid.naming import file_name
 from fedbraid.progress import shown_on
 from fedbraid.runtimes.flower import OverGrid, replied, unpack
@@ -35,6 +41,10 @@ if TYPE_CHECKING:
 
 START = 300.0
 """Seconds that a simulation may take to start."""
+ANSWERS = 10.0
+"""Seconds that a cluster may take to answer."""
+SHARES = 10_000
+"""The smallest part of a device that Ray knows; it rounds up what is not a whole number of them."""
 
 
 def simulated_app(folder: str) -> ClientApp:
@@ -57,12 +67,10 @@ def simulated_app(folder: str) -> ClientApp:
 class Simulation:
     """Flower's simulation of a run, in a thread of its own: open it for the grid of its nodes."""
 
-    def __init__(self, folder: Path, clients: int, *, at_once: int | None, threads: int, accelerator: bool) -> None:
+    def __init__(self, folder: Path, clients: int, backend: Mapping[str, Any]) -> None:
         self._folder = folder
         self._nodes = clients
-        cores = os.cpu_count() or 1
-        self._at_once = min(clients, at_once or max(1, cores // threads))
-        self._accelerator = accelerator
+        self._backend = dict(backend)
         self._grids: Queue[Grid] = Queue()
         self._over = threading.Event()
         self._errors: list[BaseException] = []
@@ -100,32 +108,43 @@ class Simulation:
             self._grids.put(grid)
             self._over.wait()
 
-        share = 1.0 / self._at_once if self._accelerator else 0.0
         try:
             run_simulation(
                 server_app=server,
                 client_app=simulated_app(str(self._folder.resolve())),
                 num_supernodes=self._nodes,
-                backend_config={
-                    "client_resources": {"num_cpus": 1, "num_gpus": share},
-                    "init_args": {"num_cpus": self._at_once, "log_to_driver": False, "logging_level": "ERROR"},
-                },
+                backend_config=self._backend,
             )
         except BaseException as error:  # it is told by the thread that waits for the grid
             self._errors.append(error)
 
 
+def backend(at_once: int, devices: int = 0, address: str | None = None) -> dict[str, dict[str, Any]]:
+    """What Ray is asked for: a core and a share of a device for each of `at_once` clients; a cluster has its own cores.
+
+    Ray fills one device with shares before it takes the next, so a share is as large as leaves room for all.
+
+    >>> [backend(at_once, devices=4)["client_resources"]["num_gpus"] for at_once in (2, 4, 6, 8, 28)]
+    [1.0, 1.0, 0.5, 0.5, 0.1428]
+    """
+    per_device = -(-at_once // devices) if devices else 0
+    share = int(SHARES / per_device) / SHARES if per_device else 0.0
+    own = {"num_cpus": at_once, "num_gpus": devices} if address is None else {"address": address}
+    return {
+        "client_resources": {"num_cpus": 1, "num_gpus": share},
+        "init_args": {**own, "log_to_driver": False, "logging_level": "ERROR"},
+    }
+
+
 def simulation(folder: Path, experiment: Experiment) -> OverGrid:
     """The transport of a simulated run whose folder holds configuration and partition, its nodes started."""
-    require_flower()
-    config = experiment.config
-    opened = Simulation(
-        folder,
-        len(experiment.clients),
-        at_once=config.run.at_once,
-        threads=config.run.threads or 1,
-        accelerator=experiment.model.device.type == "cuda",
-    )
+    _require_flower()
+    values, devices = experiment.config.run, _devices(experiment.config)
+    at_once = values.at_once or (os.cpu_count() or 1) // (values.threads or 1)
+    if values.ray and not values.at_once:
+        at_once = devices or len(experiment.clients)  # the cores of this machine are not those of the cluster
+    at_once = max(1, min(len(experiment.clients), at_once))
+    opened = Simulation(folder, len(experiment.clients), backend(at_once, devices, values.ray))
     transport = OverGrid(opened, list(experiment.clients), experiment.here())
     try:
         transport.connect()
@@ -135,7 +154,34 @@ def simulation(folder: Path, experiment: Experiment) -> OverGrid:
     return transport
 
 
-def require_flower() -> None:
+def check_settings(config: Config) -> None:
+    """`UserError` where this machine cannot simulate the run: without the extra, or with fewer accelerators."""
+    _require_flower()
+    if config.run.ray:
+        _check_cluster(config.run.ray)
+    wanted, here = _devices(config), torch.cuda.device_count()
+    if wanted > here and not config.run.ray:
+        raise UserError(f"run.gpus = {wanted}, and this machine has {here}; set fewer, or join a cluster with run.ray")
+
+
+def _check_cluster(address: str) -> None:
+    """`UserError` where no cluster answers: Ray itself would try for many minutes, and not be interrupted."""
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if address == "auto" and not place:
+        return  # Ray looks for a cluster of this machine, and says at once where there is none
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"run.ray = {address!r}: {place!r} is no host:port; write for example 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWERS).close()
+    except OSError as error:
+        raise UserError(
+            f"run.ray = {address!r}: no Ray cluster answers at {place} ({error}); start one there with "
+            f"'ray start --head --port={port}', or give the address of another"
+        ) from error
+
+
+def _require_flower() -> None:
     """`UserError` where the extra is not installed."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns where its future default is not set
@@ -146,6 +192,13 @@ def require_flower() -> None:
         raise UserError(
             f"run.runtime = 'flower' needs an extra that is not installed: pip install 'fedbraid[flower]' ({error})"
         ) from error
+
+
+def _devices(config: Config) -> int:
+    """How many accelerators the clients share."""
+    if device(config.run.device).type != "cuda":
+        return 0
+    return config.run.gpus or torch.cuda.device_count()
 
 
 def _client(folder: str, context: Context) -> ClientId:
@@ -164,4 +217,6 @@ def _answered(folder: str, client: ClientId, question: bytes) -> bytes:
 def _experiment(folder: str) -> Experiment:
     """The run of a folder as its sites see it, built once a process."""
     config = configs.read(str(Path(folder) / "config.toml"))
+    if config.run.device.startswith("cuda:"):  # a process sees the device that Ray gave it, and none by another number
+        config = config.model_copy(update={"run": config.run.model_copy(update={"device": "cuda"})})
     return build(config, partition_file=Path(folder) / "partition.json")

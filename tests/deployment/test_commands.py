@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import stat
 from pathlib import Path
@@ -22,6 +24,10 @@ from fedbraid.deployment.notes import Wanted, want, wanted
 from fedbraid.deployment.serving import serve
 from fedbraid.deployment.site import read_site
 from fedbraid.errors import UserError
+from fedbraid.naming import file_name
+from fedbraid.runtimes.identity import make_identity
+
+NAME = "\u5317" * 200
 
 
 def deploy(*arguments: str) -> tuple[str, str]:
@@ -67,6 +73,65 @@ def test_a_site_folder_that_is_not_whole_says_what_it_lacks(made: Path, tmp_path
     (site / "site.toml").write_text('client = "north"\nserver = "127.0.0.1:9092"\ncoed = "allow"\n')
     with pytest.raises(UserError, match=r"site\.toml: coed \(extra inputs are not permitted\)"):
         read_site(site)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077], ids=oct)
+@pytest.mark.parametrize("there", [False, True])
+def test_all_of_it_is_its_owners_alone(data: Path, tmp_path: Path, umask: int, there: bool) -> None:
+    before = os.umask(umask)
+    try:
+        if there:
+            (tmp_path / "fed").mkdir(0o777)
+        folder = federation(tmp_path / "fed", data).folder
+        commands.add(folder, f"{NAME}={data / 'south'}")
+        commands.renew(folder)
+        commands.remove(folder, "north")
+        make_identity(folder / "sites" / "south")
+        make_identity(tmp_path / "fed" / "new")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    found = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}
+
+
+NAMES = [
+    NAME,
+    "ward 3/b",
+    "-x",
+    "server",
+    "[red]:smile:",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "x" * 200,
+]
+
+
+def test_a_site_may_have_any_name(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data, sites={name: str(data / "north") for name in NAMES})
+    found = read(made.folder)
+    assert found.terms.sites == NAMES
+    for name in NAMES:
+        assert read_site(found.site(name)).terms.client == name
+        assert found.key(name).is_file()
+        assert found.site(name).parent == made.folder / "sites"
+    assert len({found.log(name) for name in NAMES}) == len(NAMES)
+    assert found.log("server") != found.logs / "server.log"
+    shown, _ = deploy("status", str(made.folder))
+    assert shown.isprintable() or all(sign.isprintable() or sign in "\n\t\u200c" for sign in shown)
+    assert "[red]:smile:" in shown
+
+
+@pytest.mark.usefixtures("identity")
+def test_sites_of_any_name_answer_for_themselves(data: Path, tmp_path: Path) -> None:
+    sites = {NAME: str(data / "north"), "ward 3/b": str(data / "south")}
+    made = federation(tmp_path / "fed", data, sites=sites)
+    grid = grid_of(made)
+    for node in grid.nodes.values():
+        node.name = file_name(node.name)  # as they are registered
+    serve(grid, made, say=lambda line: None)
+    assert set(runs.read_summary(made.run)["partition"]["samples"]) == set(sites)
+    assert json.loads((made.run / "events.jsonl").read_text().splitlines()[1])["reported"] == sorted(sites)
 
 
 def test_what_cannot_be_made_is_not_begun(data: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_keys_that_are_the_sites_own_are_these() -> None:
         *("data.test_per_class", "data.test_samples"),
         *(f"partition.{name}" for name in ("clients", "beta", "alpha", "min_samples", "file")),
         *("privacy.small_grams", "privacy.least_samples", "secure.threshold", "secure.identities"),
-        *("run.device", "run.evaluate", "run.runtime", "run.at_once"),
+        *("run.device", "run.evaluate", "run.runtime", "run.at_once", "run.gpus", "run.ray"),
     }
 
 

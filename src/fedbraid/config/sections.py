@@ -251,6 +251,10 @@ class RunConfig(Section):
     are sites of a federation (see 'fedbraid deploy')."""
     at_once: int | None = Field(default=None, ge=1)
     """How many; unset: as many as there are cores for."""
+    gpus: int | None = Field(default=None, ge=1)
+    """How many accelerators Flower's simulation uses; unset: all that this machine has."""
+    ray: str | None = Field(default=None, min_length=1)
+    """The address of a Ray cluster that the simulation joins, or auto; unset: Ray is started on this machine alone."""
 
 
 class Config(Section):

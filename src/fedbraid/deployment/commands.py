@@ -21,6 +21,7 @@ from fedbraid.deployment.federation import Federation, Terms, check_name, read
 from fedbraid.deployment.hosting import check_port
 from fedbraid.deployment.keys import CERTIFICATE, make_certificates
 from fedbraid.deployment.notes import FINISHED, Wanted, ended, read_note, want, wanted
+from fedbraid.deployment.owning import owner_alone
 from fedbraid.deployment.site import FILE, read_site
 from fedbraid.deployment.supervising import end, running
 from fedbraid.errors import RunError, UserError
@@ -38,6 +39,7 @@ def init(folder: Path, config: Config, sites: Sequence[str], terms: Mapping[str,
     return making.make(folder, config, Terms(sites=list(named), **terms), named)
 
 
+@owner_alone()
 def add(folder: Path, site: str) -> Path:
     """The folder of one more site, which takes part from the next start of the run on."""
     federation = read(folder)
@@ -47,6 +49,7 @@ def add(folder: Path, site: str) -> Path:
     return made
 
 
+@owner_alone()
 def remove(folder: Path, name: str) -> None:
     """Lets a site in no more; its folder stays where it is."""
     federation = read(folder)
@@ -64,6 +67,7 @@ def renew(folder: Path) -> Path:
     return federation.certificates / CERTIFICATE
 
 
+@owner_alone()
 def up(folder: Path, *, run: bool = True) -> Federation:
     """Starts the server and the sites whose folders lie here, each under a supervisor of its own, and the run."""
     federation = read(folder)
@@ -83,6 +87,7 @@ def up(folder: Path, *, run: bool = True) -> Federation:
     return federation
 
 
+@owner_alone()
 def go_on(folder: Path, settings: Sequence[str] = ()) -> None:
     """The run begun, or continued as a new Flower run; with settings, more tasks are laid behind it first."""
     federation = read(folder)
@@ -108,6 +113,7 @@ def stop(federation: Federation) -> None:
         _await(lambda: control.run(now.flower_run or 0)[0] not in ACTIVE, "the run does not stop", federation.logs)
 
 
+@owner_alone()
 def down(folder: Path) -> list[str]:
     """Ends the server and the sites that run here, and gives their names; the run can be continued at any time."""
     federation = read(folder)
@@ -117,6 +123,7 @@ def down(folder: Path) -> list[str]:
     return [*found, "server"] if end(federation.processes / "server.json") else found
 
 
+@owner_alone()
 def status(folder: Path) -> dict[str, Any]:
     """What there is to see: processes, nodes, and the run in short."""
     from fedbraid.watch.status import watching

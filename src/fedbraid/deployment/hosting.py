@@ -10,6 +10,7 @@ from fedbraid.deployment.directing import Director
 from fedbraid.deployment.environment import FEDERATION, SITE, surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
+from fedbraid.deployment.owning import owner_alone
 from fedbraid.deployment.site import SiteFolder
 from fedbraid.deployment.supervising import Child, supervise
 from fedbraid.errors import UserError
@@ -19,6 +20,7 @@ NOT_LET_IN = 2004
 """Flower's number for a node that cannot be activated."""
 
 
+@owner_alone()
 def host_site(site: SiteFolder) -> None:
     """Takes part as this site until asked to end."""
     secret = site.processes / "secret"
@@ -69,6 +71,7 @@ class _Refusals:
             print(printable_lines(f"fedbraid: {told}"), flush=True)  # noqa: T201
 
 
+@owner_alone()
 def host_server(federation: Federation) -> None:
     """Serves the federation until asked to end: nodes come and go, and its run goes on."""
     check_port(federation)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedbraid.deployment.owning import owner_alone
 from fedbraid.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ YEARS = {"authority": 10, "server": 2}
 """How long certificates hold. `make_certificates` renews the server's."""
 
 
+@owner_alone()
 def make_certificates(folder: Path, hosts: Sequence[str]) -> None:
     """The authority, where there is none yet, and a certificate for the server under these names and addresses."""
     from cryptography import x509
@@ -49,6 +51,7 @@ def make_certificates(folder: Path, hosts: Sequence[str]) -> None:
     (folder / CERTIFICATE).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
+@owner_alone()
 def make_node_key(private: Path, public: Path) -> None:
     """A new key pair of a site, as OpenSSH writes keys."""
     from cryptography.hazmat.primitives import serialization
@@ -64,7 +67,7 @@ def make_node_key(private: Path, public: Path) -> None:
 
 def write_private(path: Path, content: bytes) -> None:
     """Writes a new file that its owner alone can read, from its first moment on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

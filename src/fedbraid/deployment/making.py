@@ -14,6 +14,7 @@ from fedbraid.config.shared import label_of, may_set
 from fedbraid.data import DATASETS, EVALUATOR
 from fedbraid.deployment.federation import Federation, Terms, check_name, split_address
 from fedbraid.deployment.keys import AUTHORITY, make_certificates, make_node_key
+from fedbraid.deployment.owning import owner_alone
 from fedbraid.deployment.site import FILE as SITE_FILE
 from fedbraid.deployment.site import NODE_KEY, OwnMasking, SiteTerms
 from fedbraid.deployment.toml import write_table
@@ -47,6 +48,7 @@ def require_flower() -> None:
         )
 
 
+@owner_alone()
 def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -> Federation:
     """A federation in a new folder; `sites` says by name where a site's data lie, on its own host.
 
@@ -60,6 +62,7 @@ def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -
         _check_name(name)
     settled = _deployed(config, list(sites))
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # it may have been there
     found = Federation(folder.resolve(), terms.model_copy(update={"sites": list(sites)}))
     if not terms.insecure:
         make_certificates(found.certificates, [found.host])
@@ -72,6 +75,7 @@ def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -
     return found
 
 
+@owner_alone()
 def make_site(federation: Federation, name: str, data: str, config: Config) -> Path:
     """The folder of a new site."""
     _check_name(name)

@@ -127,7 +127,7 @@ class Account:
         samples = {
             name: {**spent.ledger.data(), "marks": list(spent.marks)} for name, spent in sorted(self._spent.items())
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # a secret lies in it
         text = json.dumps({"samples": samples, "sha256": _seal(samples)})
         write_durably(self._folder / LEDGER, f"{text}\n".encode())
 

@@ -151,9 +151,9 @@ def resume(folder: Path, *, force: bool = False, connect: Connect | None = None,
 
 
 def _check_place(config: Config, connect: Connect | None) -> None:
-    """`UserError` where the run cannot be computed here, before a folder is made for it."""
-    if config.run.runtime == "flower":
-        sites.require_flower()
+    """`UserError`, before anything is read or made, where the run's parties cannot be reached from here."""
+    if config.run.runtime == "flower" and connect is None:
+        sites.check_settings(config)
     if config.run.runtime == "deployed" and connect is None:
         raise UserError(
             "the clients of this run are sites with data of their own (run.runtime = 'deployed'); start and continue "

@@ -23,7 +23,7 @@ def make_identity(folder: Path) -> str:
     private, public = new_identity()
     path = folder / FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(private.hex() + "\n")
     except OSError as error:
