@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
@@ -55,13 +56,45 @@ def simulated_app(folder: str) -> ClientApp:
 
     @app.query()
     def greet(message: Message, context: Context) -> Message:
-        return replied(message, lambda: json.dumps({"client": _client(folder, context)}).encode())
+        return replied(message, Simulated(Path(folder), node_number(context)).greet)
 
     @app.train()
     def work(message: Message, context: Context) -> Message:
-        return replied(message, lambda: _answered(folder, _client(folder, context), unpack(message)))
+        return replied(message, lambda: Simulated(Path(folder), node_number(context)).answer(unpack(message)))
 
     return app
+
+
+def node_number(context: Context) -> int:
+    """Which node of a simulation this is, counted from 0."""
+    return int(context.node_config["partition-id"])
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The client of a node: of a run folder's partition, by number."""
+
+    folder: Path
+    number: int
+
+    def greet(self, _text: bytes = b"") -> bytes:
+        """The client's name."""
+        return json.dumps({"client": self._client}).encode()
+
+    def answer(self, question: bytes) -> bytes:
+        """The client's answer to a question of the server."""
+        client = self._client
+        home = self.folder / "clients" / file_name(client)
+        experiment = _experiment(self.folder).guarded(home, alone=True)
+        with shown_on(None):
+            return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home), home=home)
+
+    @property
+    def _client(self) -> ClientId:
+        clients = sorted(json.loads((self.folder / "partition.json").read_text())["clients"])
+        if self.number >= len(clients):
+            raise RunError(f"node {self.number} has no client: the partition is over {len(clients)}")
+        return clients[self.number]
 
 
 class Simulation:
@@ -201,22 +234,10 @@ def _devices(config: Config) -> int:
     return config.run.gpus or torch.cuda.device_count()
 
 
-def _client(folder: str, context: Context) -> ClientId:
-    clients = json.loads((Path(folder) / "partition.json").read_text())["clients"]
-    return sorted(clients)[int(context.node_config["partition-id"])]
-
-
-def _answered(folder: str, client: ClientId, question: bytes) -> bytes:
-    home = Path(folder) / "clients" / file_name(client)
-    experiment = _experiment(folder).guarded(home, alone=True)
-    with shown_on(None):
-        return reply_to(question, experiment.work, client, experiment.clients[client], Holdings(home), home=home)
-
-
 @cache
-def _experiment(folder: str) -> Experiment:
+def _experiment(folder: Path) -> Experiment:
     """The run of a folder as its sites see it, built once a process."""
-    config = configs.read(str(Path(folder) / "config.toml"))
+    config = configs.read(str(folder / "config.toml"))
     if config.run.device.startswith("cuda:"):  # a process sees the device that Ray gave it, and none by another number
         config = config.model_copy(update={"run": config.run.model_copy(update={"device": "cuda"})})
-    return build(config, partition_file=Path(folder) / "partition.json")
+    return build(config, partition_file=folder / "partition.json")

@@ -1,7 +1,9 @@
-"""The Flower app of a federation: what `app/pyproject.toml` names.
+"""The Flower app: what `[tool.flwr.app.components]` names.
 
-Neither side runs code that was sent to it: the server's app finds its federation, a site's app its own folder, in
-environment variables that their supervisors set, and everything else is the installed package.
+Its code is the installed package; an app's folder holds settings alone. Where `fedbraid deploy` started the process, an
+environment variable tells whose it is: the server's federation or a site's folder. Where Flower did, the server's
+settings are the run config (see `run_config`), and a SuperNode was told its site's folder by `--node-config`. In a
+simulation nodes are told a number alone, and are the clients of the server's run folder.
 """
 
 from __future__ import annotations
@@ -15,53 +17,74 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedbraid.deployment import faults, federation, serving
+from fedbraid.deployment import faults, federation, run_config, serving
 from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.environment import FEDERATION, SITE
 from fedbraid.deployment.site import read_site
 from fedbraid.errors import RunError
-from fedbraid.runtimes.flower import coded, replied, unpack
+from fedbraid.runtimes.flower import coded, replied, unpack, whole
+from fedbraid.sites import Simulated, node_number
 
 server = ServerApp()
 client = ClientApp()
 
 
 @server.main()
-def main(grid: Grid, context: Context) -> None:  # noqa: ARG001
+def main(grid: Grid, context: Context) -> None:
     """The run of the federation that this process was started for."""
-    serving.serve(grid, federation.read(_folder(FEDERATION)))
+    folder = os.environ.get(FEDERATION)
+    if folder:
+        serving.serve(grid, federation.read(Path(folder)))
+    else:
+        run_config.serve(grid, context.run_config)
 
 
 @client.query()
-def greet(message: Message, context: Context) -> Message:  # noqa: ARG001
+def greet(message: Message, context: Context) -> Message:
     """The site's name."""
-    return replied(message, lambda: _site().greet(unpack(message)), _fault)
+    return replied(message, lambda: _party(context).greet(unpack(message)), lambda error: _fault(error, context))
 
 
 @client.train()
-def work(message: Message, context: Context) -> Message:  # noqa: ARG001
+def work(message: Message, context: Context) -> Message:
     """The site's answer."""
-    return replied(message, lambda: _site().answer(unpack(message)), _fault)
+    return replied(message, lambda: _party(context).answer(unpack(message)), lambda error: _fault(error, context))
 
 
 @client.evaluate()
-def check(message: Message, context: Context) -> Message:  # noqa: ARG001
-    """What the site would refuse of the run."""
-    return replied(message, _site().check, _fault)
+def check(message: Message, context: Context) -> Message:
+    """What the site would refuse of the run; clients of a simulation are not asked."""
+    return replied(message, lambda: _site(_folder(context)).check(), lambda error: _fault(error, context))
 
 
-def _fault(error: Exception) -> Mapping[str, str | int]:
-    """The code of an error, whose sentence stays here."""
-    return coded(*faults.keep(_folder(SITE), error))
+def _party(context: Context) -> Answering | Simulated:
+    if _told(context) is None and "partition-id" in context.node_config:
+        return Simulated(run_config.run_folder(context.run_config), node_number(context))
+    return _site(_folder(context))
 
 
 @cache
-def _site() -> Answering:
-    return Answering(read_site(_folder(SITE)))
+def _site(folder: Path) -> Answering:
+    return Answering(read_site(folder))
 
 
-def _folder(variable: str) -> Path:
-    try:
-        return Path(os.environ[variable])
-    except KeyError:
-        raise RunError(f"{variable} is not set; start servers and sites with 'fedbraid deploy'") from None
+def _folder(context: Context) -> Path:
+    told = _told(context)
+    if told is None:
+        raise RunError(
+            "this node does not know its site: start it with 'fedbraid deploy site', or give flower-supernode "
+            "--node-config 'site=\"/path/of/the/site\"'"
+        )
+    return Path(told)
+
+
+def _told(context: Context) -> str | None:
+    """The site's folder, by whoever started its process."""
+    told = os.environ.get(SITE) or context.node_config.get("site")
+    return None if told is None else str(told)
+
+
+def _fault(error: Exception, context: Context) -> Mapping[str, str | int]:
+    """The code of an error, whose sentence stays at the site; a node that is no site has nothing to keep."""
+    told = _told(context)
+    return whole(error) if told is None else coded(*faults.keep(Path(told), error))

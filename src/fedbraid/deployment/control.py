@@ -42,7 +42,7 @@ class Control:
 
     def nodes(self) -> list[Node]:
         """The nodes that are registered now."""
-        found = self._told("listing nodes", ["-m", "fedbraid.deployment.listing", LINK])["nodes"]
+        found = self._told("listing nodes", [sys.executable, "-m", "fedbraid.deployment.listing", LINK])["nodes"]
         return [Node(one["id"], one["name"], one["status"] == "online") for one in found if one["status"] != GONE]
 
     def register(self, site: str) -> None:
@@ -70,15 +70,14 @@ class Control:
 
     def _ask(self, *command: str) -> Mapping[str, Any]:
         """What a command of Flower's tells."""
-        program = ["-c", "from flwr.cli.app import app; app()"]
-        return self._told(f"flwr {command[0]}", [*program, *command, "--format", "json"])
+        return self._told(f"flwr {command[0]}", ["flwr", *command, "--format", "json"])
 
     def _told(self, what: str, program: Sequence[str]) -> Mapping[str, Any]:
         """What a program tells; `RunError` where it fails or tells nothing."""
         self._connect()
         try:
             done = subprocess.run(
-                [sys.executable, *program],
+                program,
                 env=surroundings(self._federation.home),
                 cwd=self._federation.folder,
                 capture_output=True,

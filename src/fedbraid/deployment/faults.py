@@ -27,6 +27,8 @@ def keep(folder: Path, error: Exception) -> tuple[str, int | None]:
     foreseen = isinstance(error, RunError | UserError)
     sentence = str(error) if foreseen else f"{type(error).__name__}: {error}"
     log.error("%s: %s", code, sentence, exc_info=None if foreseen else error)
+    if not folder.is_dir():  # the error may be that there is none
+        return code, needed
     known = read(folder)
     times = int(known.get(code, {}).get("times", 0)) + 1
     at = datetime.now(timezone.utc).isoformat(timespec="seconds")

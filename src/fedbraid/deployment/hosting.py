@@ -11,7 +11,7 @@ from fedbraid.deployment.environment import FEDERATION, SITE, surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
 from fedbraid.deployment.owning import owner_alone
-from fedbraid.deployment.site import SiteFolder
+from fedbraid.deployment.site import FILE, SiteFolder
 from fedbraid.deployment.supervising import Child, supervise
 from fedbraid.errors import UserError
 from fedbraid.naming import printable_lines
@@ -22,19 +22,24 @@ NOT_LET_IN = 2004
 
 @owner_alone()
 def host_site(site: SiteFolder) -> None:
-    """Takes part as this site until asked to end."""
+    """Takes part as this site until asked to end; `UserError` where the site does not say where its server is."""
+    if site.terms.server is None:
+        raise UserError(
+            f"{site.folder / FILE} does not say where the server is: write server = 'host:port', or start Flower's "
+            "flower-supernode yourself (see docs/flower.md)"
+        )
+    server = site.terms.server
     secret = site.processes / "secret"
     write_private(secret, os.urandom(32).hex().encode())
     address = f"127.0.0.1:{free_port()}"
     environment = surroundings(site.home, **{SITE: str(site.folder)})
 
     def node() -> list[str]:
-        program = "from flwr.supernode.cli.flower_supernode import flower_supernode; flower_supernode()"
         trust = ["--insecure"]
         if not site.terms.insecure:
             trust = ["--root-certificates", str(site.authority), "--auth-supernode-private-key", str(site.key)]
         own = ["--isolation", "process", "--superexec-auth-secret-file", str(secret), "--port", address.split(":")[1]]
-        return [sys.executable, "-c", program, "--superlink", site.terms.server, *trust, *own]
+        return ["flower-supernode", "--superlink", server, *trust, *own]
 
     def worker() -> list[str]:
         return [sys.executable, "-m", "fedbraid.deployment.worker", address, str(secret)]

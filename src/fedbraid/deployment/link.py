@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
+from importlib.metadata import entry_points
 from typing import Any
+
+from fedbraid.deployment.inside_flower import wrap_server
 
 OPEN = ("/v1/fleet/", "/health")
 """What others than this machine may ask for."""
@@ -50,14 +53,10 @@ def _is_here(client: tuple[str, int] | None) -> bool:
 
 
 def main() -> None:
-    """Flower's own entry point, its application wrapped."""
-    from flwr.superlink import extensions
-    from flwr.superlink.cli.flower_superlink import flower_superlink
-    from starlette.middleware import Middleware
-
-    known = extensions.get_middleware()
-    extensions.get_middleware = lambda: (Middleware(NodesAlone), *known)
-    flower_superlink()
+    """Flower's own program, its application wrapped."""
+    wrap_server(NodesAlone)
+    (program,) = entry_points(group="console_scripts", name="flower-superlink")
+    program.load()()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -
     split_address(terms.address)
     for name in sites:
         _check_name(name)
-    settled = _deployed(config, list(sites))
+    settled = deployed(config, list(sites))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it may have been there
     found = Federation(folder.resolve(), terms.model_copy(update={"sites": list(sites)}))
@@ -127,7 +127,7 @@ def _own_data(data: str, config: Config) -> dict[str, Any]:
     return {**({"path": path} if config.data.name in DATASETS else {"name": path}), **read}
 
 
-def _deployed(config: Config, sites: Sequence[str]) -> Config:
+def deployed(config: Config, sites: Sequence[str]) -> Config:
     """The configuration of a run whose clients are sites, its classes named, its paths absolute."""
     partition = config.partition.model_copy(update={"kind": "sites", "sites": list(sites), "file": None})
     dataset = load_data(config.model_copy(update={"partition": partition}))

@@ -39,11 +39,11 @@ PATIENCE = 60.0
 """Seconds to wait for the process of an earlier Flower run."""
 CHECKED = 600.0
 """Seconds that sites may take to say what they would refuse: they build model and data for it."""
-INSECURE = "insecure: messages travelled without TLS, and nodes were not known by keys"
+INSECURE = "insecure: nodes were not known by keys, and messages travelled without TLS unless Flower saw to it"
 
 
 @dataclass(frozen=True)
-class _Open:
+class Open:
     """A grid that is there already, and stays."""
 
     grid: Grid
@@ -55,33 +55,7 @@ class _Open:
         """Flower ends it."""
 
 
-def serve(grid: Grid, federation: Federation, say: Callable[[str], None] = print) -> None:
-    """Runs what is left of the federation's run. How it ended is left in `outcome.json`."""
-    note_running(federation.computing, {"app": os.getpid()})
-    try:
-        _await_folder(federation.run)
-        run = ready(grid, federation)
-        for event in run.events():
-            say(records.line(records.record(event)).decode().rstrip())
-        end_with(federation.folder, FINISHED)
-    except UserError as error:
-        if isinstance(error, preflight.NotBegun):
-            shutil.rmtree(federation.run)  # nothing was computed, and what changes it is changed in config.toml
-        end_with(federation.folder, REFUSED, str(error))
-        raise
-    except RunError as error:
-        end_with(federation.folder, PAUSED, str(error), again=error.code != SETTLED)
-        raise
-    except Exception as error:  # nobody foresaw it, so nobody may lose it
-        log = federation.logs / "run.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as words:
-            words.write(f"{traceback.format_exc()}\n")
-        end_with(federation.folder, BROKEN, f"{type(error).__name__}: {error}; its traceback is in {log}", again=False)
-        raise
-
-
-def ready(grid: Grid, federation: Federation) -> Run:
+def of_sites(grid: Grid, federation: Federation) -> Run:
     """The federation's run, begun where there is none yet, its parties those of the grid."""
     terms, folder = federation.terms, federation.run
     notes = [INSECURE] if terms.insecure else []
@@ -91,7 +65,7 @@ def ready(grid: Grid, federation: Federation) -> Run:
     def connect(experiment: Experiment) -> OverGrid:
         tested = terms.evaluate == "sites"
         transport = OverGrid(
-            _Open(grid),
+            Open(grid),
             terms.sites,
             None if tested else experiment.here(),
             handshake=handshake.write(experiment.config, run=name, tested=tested),
@@ -136,7 +110,38 @@ def check(transport: OverGrid, federation: Federation) -> None:
         raise preflight.NotBegun(preflight.table(told))
 
 
-def _await_folder(folder: Path) -> None:
+def serve(
+    grid: Grid,
+    federation: Federation,
+    say: Callable[[str], None] = print,
+    ready: Callable[[Grid, Federation], Run] = of_sites,
+) -> None:
+    """Runs what is left of the federation's run. How it ended is left in `outcome.json`."""
+    note_running(federation.computing, {"app": os.getpid()})
+    try:
+        await_folder(federation.run)
+        run = ready(grid, federation)
+        for event in run.events():
+            say(records.line(records.record(event)).decode().rstrip())
+        end_with(federation.folder, FINISHED)
+    except UserError as error:
+        if isinstance(error, preflight.NotBegun):
+            shutil.rmtree(federation.run)  # nothing was computed, and what changes it is changed in config.toml
+        end_with(federation.folder, REFUSED, str(error))
+        raise
+    except RunError as error:
+        end_with(federation.folder, PAUSED, str(error), again=error.code != SETTLED)
+        raise
+    except Exception as error:  # nobody foresaw it, so nobody may lose it
+        log = federation.logs / "run.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as words:
+            words.write(f"{traceback.format_exc()}\n")
+        end_with(federation.folder, BROKEN, f"{type(error).__name__}: {error}; its traceback is in {log}", again=False)
+        raise
+
+
+def await_folder(folder: Path) -> None:
     """Waits for the process of an earlier Flower run to end: it may live a little longer than the server it served."""
     over = time.monotonic() + PATIENCE
     while folder.is_dir():

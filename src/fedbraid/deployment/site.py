@@ -49,7 +49,8 @@ class SiteTerms(Table):
     """What `site.toml` holds. The defaults refuse: `deploy init` writes what its command line asked for."""
 
     client: str
-    server: str
+    server: str | None = None
+    """host:port; unset where the site's node is a SuperNode that somebody else starts (see `docs/flower.md`)."""
     insecure: bool = False
     """Without TLS and without a node key."""
     methods: tuple[str, ...] = ()
@@ -113,12 +114,13 @@ def read_site(folder: Path) -> SiteFolder:
         )
     terms = read_checked(folder / FILE, SiteTerms)
     check_name(terms.client)
-    split_address(terms.server)
+    if terms.server is not None:
+        split_address(terms.server)
     odd = sorted(set(terms.data) & OF_ALL)
     if odd:
         raise UserError(f"{folder / FILE}, [data]: {', '.join(odd)} are the same for all sites; remove them here")
     found = SiteFolder(folder.resolve(), terms)
-    if not terms.insecure:
+    if terms.server is not None and not terms.insecure:
         for path in (found.authority, found.key):
             if not path.is_file():
                 raise UserError(f"{folder} is not whole: it has no {path.name}; copy the folder from the server again")

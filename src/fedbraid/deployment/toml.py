@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,11 +32,16 @@ def read_checked(path: Path, kind: type[Kind]) -> Kind:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    return checked(values, kind, str(path))
+
+
+def checked(values: Mapping[str, Any], kind: type[Kind], where: str) -> Kind:
+    """Values as a table; `UserError` names what is wrong, and where it stands."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc']))} ({one['msg'].lower()})" for one in error.errors()]
-        raise UserError(f"{path}: {'; '.join(faults)}") from None
+        raise UserError(f"{where}: {'; '.join(faults)}") from None
 
 
 def write_table(path: Path, table: Table, title: str = "") -> None:
