@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,8 @@ from small_federations import HOLDS, LONGER, SMALL, Grid, Node
 from fedbraid import config, runs
 from fedbraid.deployment import apps, faults, run_config
 from fedbraid.deployment.answering import Answering
+from fedbraid.deployment.control import ACTIVE
+from fedbraid.deployment.directing import answers
 from fedbraid.deployment.environment import surroundings
 from fedbraid.deployment.hosting import free_port, host_site
 from fedbraid.deployment.site import read_site
@@ -172,7 +174,7 @@ def flwr(folder: Path, *command: str) -> Any:
         text=True,
         timeout=300,
     )
-    assert "{" in done.stdout, done.stdout + done.stderr
+    assert '"success": true' in done.stdout, done.stdout + done.stderr
     return json.loads(done.stdout[done.stdout.index("{") :])
 
 
@@ -180,9 +182,16 @@ def finish(folder: Path, run: str, seconds: float = 400.0) -> None:
     """Waits until Flower says that a run has ended well."""
     over = time.monotonic() + seconds
     while (status := flwr(folder, "ls", "link", "--run-id", run)["runs"][0]["status"]) != "finished:completed":
-        assert status in ("pending", "starting", "running"), (status, (folder / "flower-superlink.log").read_text())
+        assert status in ACTIVE, (status, (folder / "flower-superlink.log").read_text())
         assert time.monotonic() < over
         time.sleep(1)
+
+
+def until(ready: Callable[[], bool], seconds: float) -> None:
+    over = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < over, "nothing happened"
+        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -197,6 +206,7 @@ def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_p
     with ExitStack() as open:
         server = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", port]
         open.enter_context(running(tmp_path, *server))
+        until(lambda: answers(int(port)), 60)
         for name, held in names.items():
             own = site(tmp_path / name, name, data / held)
             at = ["--superlink", f"127.0.0.1:{port}", "--port", str(free_port()), "--node-config", f'site="{own}"']
@@ -228,10 +238,8 @@ def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_p
 def test_flwr_run_in_flowers_simulation_does_too(tmp_path: Path) -> None:
     values = f'federation.folder="{tmp_path / "fed"}" stream.sizes="[2, 2]" set="data.classes=4 training.rounds=1"'
     flwr(tmp_path, "run", str(app(tmp_path / "app")), "-c", values, "--federation-config", "num-supernodes=5")
-    over, outcome = time.monotonic() + 400, tmp_path / "fed" / "outcome.json"
-    while not outcome.is_file():
-        assert time.monotonic() < over
-        time.sleep(1)
+    outcome = tmp_path / "fed" / "outcome.json"
+    until(outcome.is_file, 400)
     assert json.loads(outcome.read_text())["outcome"] == "finished"
     settings = ["data.name=digits", "partition.clients=4", "stream.sizes=[2,2]", "data.classes=4", "training.rounds=1"]
     for _ in runs.start(config.read("", settings), tmp_path / "whole").events():
