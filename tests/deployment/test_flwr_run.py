@@ -158,6 +158,19 @@ def running(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         log.close()
 
 
+@contextmanager
+def server(folder: Path, *more: str) -> Iterator[str]:
+    """Flower's server, known to its commands as `link`; the address is given."""
+    address = f"127.0.0.1:{free_port()}"
+    (folder / "home").mkdir(mode=0o700)
+    link = f'[superlink]\ndefault = "link"\n\n[superlink.link]\naddress = "{address}"\ninsecure = true\n'
+    (folder / "home" / "config.toml").write_text(link)
+    at = ["--host", "127.0.0.1", "--port", address.split(":")[1]]
+    with running(folder, "flower-superlink", "--insecure", *at, *more) as process:
+        until(lambda: answers(int(at[-1])) or process.poll() is not None, 60)
+        yield address
+
+
 def app(folder: Path) -> Path:
     """The example, in a folder of its own."""
     folder.mkdir()
@@ -198,36 +211,29 @@ def until(ready: Callable[[], bool], seconds: float) -> None:
 def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_process(
     data: Path, tmp_path: Path
 ) -> None:
-    port = str(free_port())
-    (tmp_path / "home").mkdir(mode=0o700)
-    link = f'[superlink]\ndefault = "link"\n\n[superlink.link]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-    (tmp_path / "home" / "config.toml").write_text(link)
     names = {"north": "north", "南": "south"}
     with ExitStack() as open:
-        server = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", port]
-        open.enter_context(running(tmp_path, *server))
-        until(lambda: answers(int(port)), 60)
+        address = open.enter_context(server(tmp_path))
         for name, held in names.items():
             own = site(tmp_path / name, name, data / held)
-            at = ["--superlink", f"127.0.0.1:{port}", "--port", str(free_port()), "--node-config", f'site="{own}"']
+            at = ["--superlink", address, "--port", str(free_port()), "--node-config", f'site="{own}"']
             open.enter_context(running(tmp_path, "flower-supernode", "--insecure", *at))
         given = {
             "federation.folder": str(tmp_path / "fed"),
             "federation.sites": "north 南",
             "federation.insecure": True,
             "data.name": str(data / "server"),
+            "stream.sizes": "[2]",
+            "set": " ".join(more := ["data.classes=2", *SMALL[2:]]),
         }
-        folder, first, later = app(tmp_path / "app"), "[2, 2]", "[2, 2, 2]"
-        for sizes, more in ((first, SMALL[1:]), (later, [*SMALL[2:], LONGER[1]])):
-            now = {**given, "stream.sizes": sizes, "set": " ".join(more)}
-            values = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in now.items())
-            finish(tmp_path, flwr(tmp_path, "run", str(folder), "link", "-c", values)["run-id"])
+        values = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+        finish(tmp_path, flwr(tmp_path, "run", str(app(tmp_path / "app")), "link", "-c", values)["run-id"])
     renamed = tmp_path / "renamed"
     shutil.copytree(data / "union", renamed)
     for table in renamed.glob("*.csv"):
         table.write_text(table.read_text().replace("south", "南"))
     found = runs.read_results(tmp_path / "fed" / "run")
-    settings = [*SMALL, *LONGER, f"data.name={renamed}", "partition.kind=natural"]
+    settings = ["stream.sizes=[2]", *more, f"data.name={renamed}", "partition.kind=natural"]
     for _ in runs.start(config.read("", settings), tmp_path / "whole").events():
         pass
     expected = runs.read_results(tmp_path / "whole")
@@ -236,12 +242,13 @@ def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_p
 
 @pytest.mark.slow
 def test_flwr_run_in_flowers_simulation_does_too(tmp_path: Path) -> None:
-    values = f'federation.folder="{tmp_path / "fed"}" stream.sizes="[2, 2]" set="data.classes=4 training.rounds=1"'
-    flwr(tmp_path, "run", str(app(tmp_path / "app")), "-c", values, "--federation-config", "num-supernodes=5")
-    outcome = tmp_path / "fed" / "outcome.json"
-    until(outcome.is_file, 400)
-    assert json.loads(outcome.read_text())["outcome"] == "finished"
-    settings = ["data.name=digits", "partition.clients=4", "stream.sizes=[2,2]", "data.classes=4", "training.rounds=1"]
+    values = f'federation.folder="{tmp_path / "fed"}" stream.sizes="[2]" set="data.classes=2 training.rounds=1"'
+    with server(tmp_path, "--simulation"):
+        run = flwr(
+            tmp_path, "run", str(app(tmp_path / "app")), "link", "-c", values, "--federation-config", "num-supernodes=5"
+        )
+        finish(tmp_path, run["run-id"])
+    settings = ["data.name=digits", "partition.clients=4", "stream.sizes=[2]", "data.classes=2", "training.rounds=1"]
     for _ in runs.start(config.read("", settings), tmp_path / "whole").events():
         pass
     found, expected = (runs.read_results(folder) for folder in (tmp_path / "fed" / "run", tmp_path / "whole"))
