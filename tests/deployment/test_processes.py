@@ -97,7 +97,7 @@ def test_a_federation_of_texts_does_too(tmp_path: Path) -> None:
     """A server with test samples alone, and a site with one sample."""
     held = HELD["a client with one sample"]
     write(tmp_path, "text", held)
-    settings = [*SHORT, *KINDS["text"], f"backbone.name={random_bert(tmp_path / 'model')}"]
+    settings = [*SHORT, *KINDS["text"], "run.threads=1", f"backbone.name={random_bert(tmp_path / 'model')}"]
     with federation(tmp_path / "fed", tmp_path, held.train, settings) as fed:
         deploy("up", str(fed), "--wait")
         check_equal(fed, tmp_path, settings)
