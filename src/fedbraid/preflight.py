@@ -21,8 +21,9 @@ from fedbraid.naming import printable
 from fedbraid.runtimes.dry_run import messages
 
 REMEDIES = (
-    "Ways out: more samples; secure.masked = true, so that sums alone are seen; for lorm method.head_merge = "
-    '"averaged" or method.all_diagonal = true; or, in the site\'s own site.toml, least_samples and small_grams = '
+    "Ways out: more samples; among the run's settings (of a federation: config.toml at the server) secure.masked = "
+    'true, so that sums alone are seen, for lorm method.head_merge = "averaged" or method.all_diagonal = true; or, in '
+    "the site's own site.toml, least_samples and small_grams = "
     '"allow" (in one process privacy.least_samples and privacy.small_grams)'
 )
 

@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from fedbraid.deployment.federation import read, split_address
 from fedbraid.deployment.notes import Wanted, want, wanted
 from fedbraid.deployment.serving import serve
 from fedbraid.deployment.site import read_site
+from fedbraid.deployment.status import status
 from fedbraid.errors import UserError
 from fedbraid.naming import file_name
 from fedbraid.runtimes.identity import make_identity
@@ -172,7 +175,15 @@ def test_a_federation_that_is_down_says_so(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the federation is down"):
         commands.go_on(made)
     with pytest.raises(UserError, match="holds no federation"):
-        commands.status(tmp_path)
+        status(tmp_path)
+
+
+def test_a_look_at_a_federation_imports_nothing_heavy(made: Path) -> None:
+    code = "import sys; from fedbraid.cli import app; from typer.testing import CliRunner; "
+    code += f"CliRunner().invoke(app, ['deploy', 'status', {str(made)!r}]); "
+    code += "print('fedbraid.deployment.status' in sys.modules, {'torch', 'numpy', 'flwr'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True set()"
 
 
 def test_a_port_that_is_taken_is_named(data: Path, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def run(
 @deploy.command()
 def status(fed: Fed, as_json: AsJson = False) -> None:
     """Show processes, nodes and the run."""
-    from fedbraid.deployment import commands
+    from fedbraid.deployment.status import status as look
 
-    found = commands.status(fed)
+    found = look(fed)
     if as_json:
         print_json(found)
         return

@@ -1,4 +1,4 @@
-"""What `fedbraid deploy` does, for the command line and for programs: make, bring up, continue, add, look, end."""
+"""What `fedbraid deploy` does, for the command line and for programs: make, bring up, continue, add, end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fedbraid.deployment.directing import answers
 from fedbraid.deployment.federation import Federation, Terms, check_name, read
 from fedbraid.deployment.hosting import check_port
 from fedbraid.deployment.keys import CERTIFICATE, make_certificates
-from fedbraid.deployment.notes import FINISHED, Wanted, ended, read_note, want, wanted
+from fedbraid.deployment.notes import FINISHED, Wanted, ended, want, wanted
 from fedbraid.deployment.owning import owner_alone
 from fedbraid.deployment.site import FILE, read_site
 from fedbraid.deployment.supervising import end, running
@@ -121,43 +120,6 @@ def down(folder: Path) -> list[str]:
     names = {file_name(name): name for name in federation.terms.sites}
     found = [names.get(path.parts[-3], path.parts[-3]) for path in notes if end(path)]
     return [*found, "server"] if end(federation.processes / "server.json") else found
-
-
-@owner_alone()
-def status(folder: Path) -> dict[str, Any]:
-    """What there is to see: processes, nodes, and the run in short."""
-    from fedbraid.watch.status import watching
-
-    federation = read(folder)
-    now, last = wanted(federation.folder), ended(federation.folder)
-    up, seen = answers(federation.port), read_note(federation.seen)
-    with suppress(OSError):
-        federation.asked.touch()  # the supervisor looks again
-    online = seen.get("online", {}) if up else {}
-    begun = (federation.run / "config.toml").is_file()
-    return {
-        "address": federation.terms.address,
-        "tls": not federation.terms.insecure,
-        "server": {"up": up, "processes": dict(running(federation.processes / "server.json"))},
-        "sites": [
-            {
-                "name": name,
-                "registered": file_name(name) in online,
-                "online": online.get(file_name(name), False),
-                "processes": dict(running(federation.site(name) / "processes" / "site.json")),
-            }
-            for name in federation.terms.sites
-        ],
-        "flower_run": {
-            "wanted": now.go_on,
-            "id": now.flower_run,
-            "status": seen.get("status") if up and seen.get("run") == now.flower_run else None,
-            "seen": round(time.time() - seen["at"]) if up and "at" in seen else None,
-            "ended": last.get("outcome"),
-            "why": last.get("reason", ""),
-        },
-        "run": watching(federation.run).look().data() if begun else None,
-    }
 
 
 def wait(folder: Path, *, patience: float | None = None) -> None:
