@@ -68,11 +68,16 @@ def renew(folder: Path) -> Path:
 
 @owner_alone()
 def up(folder: Path, *, run: bool = True) -> Federation:
-    """Starts the server and the sites whose folders lie here, each under a supervisor of its own, and the run."""
+    """Starts the server and the sites whose folders lie here, each under a supervisor of its own, and the run.
+
+    What runs already goes on as it is.
+    """
     federation = read(folder)
     if not run:
         want(federation.folder, Wanted(False, wanted(federation.folder).flower_run))
-    if "supervisor" not in running(federation.processes / "server.json"):
+    serves = "supervisor" in running(federation.processes / "server.json")
+    goes_on = serves and wanted(federation.folder).go_on
+    if not serves:
         check_port(federation)
         _detached(federation, "server", str(federation.folder), log=federation.logs / "server.log")
     for name in federation.terms.sites:
@@ -81,7 +86,7 @@ def up(folder: Path, *, run: bool = True) -> Federation:
             read_site(here)
             _detached(federation, "site", str(here), log=federation.log(name))
     _await(lambda: answers(federation.port), "the server does not answer", federation.logs / "link.log")
-    if run:
+    if run and not goes_on:
         go_on(folder)
     return federation
 
