@@ -63,6 +63,15 @@ def test_sites_with_their_own_data_compute_what_one_process_does_also_with_a_tas
     assert json.loads((made.site("north") / "privacy.json").read_text())["messages"]
 
 
+def test_replies_that_are_asked_for_one_at_a_time_all_come(
+    data: Path, tmp_path: Path, whole: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flower, "LOOK", 1)
+    made = federation(tmp_path / "fed", data)
+    serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]
+    assert runs.read_results(made.run)["state_sha256"] == whole["state_sha256"]
+
+
 def test_test_samples_of_the_sites_are_counted_there_and_summed(data: Path, tmp_path: Path, whole: dict) -> None:
     made = federation(tmp_path / "fed", data, evaluate="sites")
     serve(grid_of(made), made, nothing)  # pyright: ignore[reportArgumentType]

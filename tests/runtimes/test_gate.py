@@ -145,7 +145,7 @@ def test_a_message_that_is_too_long_is_not_read(found: dict[str, list[Place]]) -
     gate.begin(place.was.received, place.was.round, ["a", "b"])
     assert gate.oversized("a", len(place.was.answers["a"])) is None
     assert gate.oversized("a", 10**6) == Refusal(
-        "a", "", "the size of a message", "1000000 bytes", f"{gate._room()} bytes"
+        "a", "", "the size of a message", "1000000 bytes", f"{gate._room} bytes"
     )
 
 

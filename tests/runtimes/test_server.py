@@ -254,3 +254,34 @@ def test_500_rounds_of_trouble_end_in_time_with_exactly_what_came() -> None:
         else:
             assert same(server.sum(SHARED, ROUND, list(VALUES)), total(sorted(arrived)))
         assert clock.now < 18 + 1e-9
+
+
+class Counted(str):
+    """A client's id that counts how often any of its kind is looked up."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        Counted.lookups += 1
+        return super().__hash__()
+
+
+class Backwards(InProcess):
+    """Answers come from the last client on, after all but every third have failed once."""
+
+    def ask(self, questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
+        for place, answer in reversed([*enumerate(super().ask(questions, received, round))]):
+            assert answer
+            yield Answer(answer.client, fault="died") if len(questions) == len(self.clients) and place % 3 else answer
+
+
+def test_a_client_costs_as_many_look_ups_whatever_their_number() -> None:
+    def lookups(count: int) -> float:
+        clients = [Counted(f"{number:03}") for number in range(count)]
+        work = Work(squares(), MODEL, Codec())
+        server = Server(work, Backwards(work, holders(dict.fromkeys(clients, (1.0,))), {}), rules=Rules(retries=1))
+        before = Counted.lookups
+        assert server.sum(SHARED, ROUND, clients).reported == tuple(clients)
+        return (Counted.lookups - before) / count
+
+    assert lookups(300) == pytest.approx(lookups(30), rel=0.01)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbraid.errors import RunError, UserError
-from fedbraid.secure.shamir import PRIME, SHARE, recover, split
+from fedbraid.secure.shamir import PRIME, SHARE, recover, recover_each, split
 
 SECRETS = st.binary(min_size=32, max_size=32)
 SPLITS = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
@@ -43,6 +43,14 @@ def test_every_choice_of_shares_gives_the_secret(secret: bytes) -> None:
     shares = list(split(secret, [1, 2, 5, 9, 1000], threshold=3).items())
     assert all(len(share) == SHARE for _, share in shares)
     assert all(recover(chosen, threshold=3) == secret for size in (3, 4, 5) for chosen in combinations(shares, size))
+
+
+@given(st.lists(SECRETS, max_size=4), SPLITS, st.randoms(use_true_random=False))
+def test_secrets_shared_to_the_same_points_are_what_each_alone_is(secrets: list, sizes: tuple[int, int], draws) -> None:
+    n, threshold = sizes
+    points = draws.sample(range(1, n + 1), threshold)
+    shared = [split(secret, range(1, n + 1), threshold=threshold) for secret in secrets]
+    assert list(recover_each(points, [[shares[x] for x in points] for shares in shared])) == secrets
 
 
 @given(SECRETS, st.integers(2, 12))

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedbraid.algebra import Tensors
@@ -30,6 +31,9 @@ QUESTION, GREETING, CHECK = "train", "query", "evaluate"
 """Flower's names for the kinds of message."""
 PULL = 0.05
 """Seconds between two looks for replies."""
+LOOK = 1000
+"""The most messages whose replies a look asks for: without a limit each look would take as long as there are clients,
+and their replies could fill the memory at once."""
 GREETED = 10.0
 """Seconds to wait for the names of new nodes."""
 RETURN = 30.0
@@ -70,7 +74,7 @@ class OverGrid:
         self._clock = clock
         self._grid: Grid | None = None
         self._handshake = handshake
-        self._registered = registered
+        self._registered = {file_name(client): client for client in self.clients} if registered else None
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
         self._faults: dict[ClientId, RunError] = {}
@@ -151,14 +155,13 @@ class OverGrid:
     def _greet(self) -> Generator[None]:
         """Asks nodes that are new for their name, and waits a little; one that is busy may answer later."""
         owners = self._owners()
-        new = {node: self._handshake for node in owners if node not in {*self._names, *self._greetings.values()}}
+        known = {*self._names, *self._greetings.values()}
+        new = {node: self._handshake for node in owners if node not in known}
         self._greetings |= _push(self._connected(), new, GREETING) if new else {}
         until = self._clock() + GREETED
         while self._greetings:
-            for reply in self._connected().pull_messages(list(self._greetings)):
-                node = self._greetings.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    self._introduce(node, owners.get(node), reply)
+            for node, reply in _pull(self._connected(), self._greetings):
+                self._introduce(node, owners.get(node), reply)
             if not self._greetings or self._clock() >= until:
                 return
             yield None
@@ -167,11 +170,10 @@ class OverGrid:
     def _owners(self) -> dict[int, ClientId | None]:
         """The nodes that are there, each with the client that it is registered for, if nodes are."""
         grid = self._connected()
-        if not self._registered:
+        if self._registered is None:
             return dict.fromkeys(sorted(grid.get_node_ids()))
-        clients = {file_name(client): client for client in self.clients}
         nodes = sorted((node.node_id, node.name) for node in grid.get_nodes() if node.status == "online")
-        return {node: clients[name] for node, name in nodes if name in clients}
+        return {node: self._registered[name] for node, name in nodes if name in self._registered}
 
     def _introduce(self, node: int, owner: ClientId | None, reply: Message) -> None:
         """Takes note of a node's name, or of why it gave none."""
@@ -200,10 +202,7 @@ class OverGrid:
         for node in sent.keys() - waiting.values():
             yield node, None
         while waiting:
-            for reply in grid.pull_messages(list(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield node, reply
+            yield from _pull(grid, waiting)
             yield None, None
             if waiting:
                 time.sleep(PULL)
@@ -313,3 +312,14 @@ def _push(grid: Grid, sent: Mapping[int, bytes], kind: str) -> dict[str, int]:
     taken = {found for found in grid.push_messages(list(messages.values())) if found}
     ids = {message.metadata.message_id: node for node, message in messages.items()}
     return {name: node for name, node in ids.items() if name in taken}
+
+
+def _pull(grid: Grid, waiting: dict[str, int]) -> Generator[tuple[int, Message]]:
+    """(node, its reply) of those that have waited longest for a look, which then wait behind the others."""
+    names = [*islice(waiting, LOOK)]
+    for name in names:
+        waiting[name] = waiting.pop(name)
+    for reply in grid.pull_messages(names):
+        node = waiting.pop(reply.metadata.reply_to_message_id, None)
+        if node is not None:
+            yield node, reply

@@ -42,13 +42,15 @@ class Gate:
         self.limits = limits or Limits()
         self._received: Tensors = {}
         self._round: Round | None = None
-        self._schemas: dict[ClientId, UpdateSchema] = {}
+        self._dry: dict[ClientId, UpdateSchema] = {}
+        self._schemas: list[UpdateSchema] = []
+        self._room = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def begin(self, received: Tensors, round: Round, cohort: Sequence[ClientId]) -> None:
         """A new round, in which these are asked, with a dry run of the first; `RunError` where that cannot be done."""
         self._received, self._round = received, round
-        self._schemas, self._shapes = {}, {}
+        self._dry, self._schemas, self._room, self._shapes = {}, [], 0, {}
         if round.phase != EVALUATE:
             self._run_dry(min(cohort))
 
@@ -56,9 +58,9 @@ class Gate:
         """Why a message of so many bytes is not read."""
         if not self._schemas:
             return None
-        if size > self._room():
+        if size > self._room + self.limits.spare:
             self._own(client)
-        most = self._room()
+        most = self._room + self.limits.spare
         return None if size <= most else Refusal(client, "", "the size of a message", f"{size} bytes", f"{most} bytes")
 
     def refusal(self, client: ClientId, tensors: Tensors) -> Refusal | None:
@@ -71,18 +73,20 @@ class Gate:
 
     def _own(self, client: ClientId) -> UpdateSchema:
         """The client's own schema; that of the first where its step fails, which must not end the round."""
-        if client not in self._schemas:
+        if client not in self._dry:
             with suppress(RunError, UserError):
                 self._run_dry(client)
-        return self._schemas.get(client) or next(iter(self._schemas.values())).of(client)
+        return self._dry.get(client) or self._schemas[0].of(client)
 
     def _run_dry(self, client: ClientId) -> None:
+        """Schemas that differ only in whose they are count as one: however many clients are wrong, an update is
+        compared with as many as there are kinds of adapters."""
         assert self._round
-        self._schemas[client] = dry_run(self._work, client, self._received, self._round)
-
-    def _room(self) -> int:
-        sizes = (own.bytes + sum(HEADER + len(name.encode()) for name in own.tensors) for own in self._schemas.values())
-        return max(sizes) + self.limits.spare
+        own = dry_run(self._work, client, self._received, self._round)
+        self._dry[client] = own
+        self._room = max(self._room, own.bytes + sum(HEADER + len(name.encode()) for name in own.tensors))
+        if all(known.of(client).tensors != own.tensors for known in self._schemas):
+            self._schemas.append(own)
 
     def _schema(self, client: ClientId, tensors: Tensors) -> Iterator[Violation]:
         """Nothing where the update has the schema of one of the dry runs, or, after that, of its sender's own.
@@ -93,7 +97,7 @@ class Gate:
         if not self._schemas:
             yield from self._as_before(tensors)
             return
-        if any(_fits(own.of(client), tensors) for own in self._schemas.values()):
+        if any(_fits(own.of(client), tensors) for own in self._schemas):
             return
         yield from differences(self._own(client), tensors)
 

@@ -46,6 +46,7 @@ class Gathering:
         self._clips: Mapping[ClientId, Clip] = {}
         self._accepted: set[ClientId] = set()
         self._idle: set[ClientId] = set()
+        self._missing = dict.fromkeys(self.order)
         self._refused: dict[ClientId, Refusal] = {}
         self._failed: dict[ClientId, str] = {}
         self._lasting: set[ClientId] = set()
@@ -57,7 +58,11 @@ class Gathering:
 
     def missing(self) -> list[ClientId]:
         """Those who may still answer, also those who failed to."""
-        return [client for client in self.order if not self._settled(client)]
+        return [*self._missing]
+
+    def awaits(self, client: ClientId) -> bool:
+        """Whether this client is one of them."""
+        return client in self._missing
 
     def answered(self) -> list[ClientId]:
         return [client for client in self.order if client in self._accepted or client in self._idle]
@@ -75,7 +80,7 @@ class Gathering:
     def accept(self, answer: Answer, tensors: Tensors) -> None:
         """Takes an update that has passed all checks; `tensors` are those of its payload."""
         client = answer.client
-        self._failed.pop(client, None)
+        self._settle(client)
         self._accepted.add(client)
         self._up[client] = len(answer.payload)
         self._values[client] = sum(tensor.numel() for tensor in tensors.values())
@@ -86,12 +91,12 @@ class Gathering:
 
     def sit_out(self, client: ClientId) -> None:
         """Takes note that a client has no samples for the round."""
-        self._failed.pop(client, None)
+        self._settle(client)
         self._idle.add(client)
         self._advance()
 
     def refuse(self, refusal: Refusal) -> None:
-        self._failed.pop(refusal.client, None)
+        self._settle(refusal.client)
         self._refused[refusal.client] = refusal
         self._advance()
 
@@ -102,11 +107,11 @@ class Gathering:
 
     def lasting(self) -> bool:
         """Whether nobody is missing who may answer when asked at another time."""
-        return self._lasting >= {*self.missing()}
+        return self._missing.keys() <= self._lasting
 
     def close(self, reason: str) -> None:
         """Nobody answers any more; `reason` is why, of those who said nothing."""
-        for client in self.missing():
+        for client in self._missing:
             self._failed.setdefault(client, reason)
 
     def select(self) -> Verdict:
@@ -137,14 +142,16 @@ class Gathering:
             clipped={client: str(self._clips[client]) for client in self.order if client in self._clips},
         )
 
-    def _settled(self, client: ClientId) -> bool:
-        return client in self._accepted or client in self._idle or client in self._refused
+    def _settle(self, client: ClientId) -> None:
+        """Nothing of this client is waited for any more."""
+        self._missing.pop(client, None)
+        self._failed.pop(client, None)
 
     def _advance(self, client: ClientId = "", tensors: Tensors | None = None) -> None:
         """Adds all updates whose turn has come; `tensors` are the client's, which need not be read again."""
         if self._compared:
             return
-        while self._turn < len(self.order) and self._settled(self.order[self._turn]):
+        while self._turn < len(self.order) and self.order[self._turn] not in self._missing:
             self._add_next(tensors if self.order[self._turn] == client else None)
 
     def _add_next(self, tensors: Tensors | None = None) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from torch import Tensor
 
-from fedbraid.algebra import Tensors, prefix, select
+from fedbraid.algebra import Tensors, prefix
 from fedbraid.core import EVALUATE, Client, ClientId, Method, Model, Round
 from fedbraid.errors import UserError
 from fedbraid.progress import track
@@ -47,7 +47,10 @@ class InProcess:
         self.evaluators: Sequence[ClientId] = sorted(evaluators)
         self._work = work
         self._parties = {**clients, **evaluators}
-        self._kept: dict[str, Tensor] = dict(kept or {})
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in (kept or {}).items():
+            home, _, own = name.partition("/")
+            self._kept.setdefault(home, {})[own] = tensor
         self._identities = dict(identities or {})
         self._masked = {client: InMemory() for client in self._parties}
 
@@ -59,17 +62,17 @@ class InProcess:
             yield found
 
     def _answer(self, client: ClientId, text: Mapping[str, str], received: Tensors, round: Round) -> Answer:
-        party, memory = self._parties[client], select(self._kept, _home(client))
+        party, memory = self._parties[client], dict(self._kept.get(_home(client), {}))
         if not is_step(text):
             return answer(self._work, client, party, received, memory, round, text["to"])
         asked = Asked(self._work, client, party, text, received, memory, self._identities.get(client))
         return masked_answer(asked, self._masked[client])
 
     def kept(self) -> Tensors:
-        return self._kept
+        return {name: tensor for home, own in self._kept.items() for name, tensor in prefix(own, home).items()}
 
     def keep(self, client: ClientId, kept: Tensors) -> None:
-        self._kept |= prefix(kept, _home(client))
+        self._kept.setdefault(_home(client), {}).update(kept)
 
     def close(self) -> None:
         """There is nothing to end."""

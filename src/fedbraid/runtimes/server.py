@@ -144,7 +144,7 @@ class Server:
     def _take(self, found: Answer, to: str, gathering: Gathering) -> None:
         """What becomes of an answer. One that comes again, or from somebody who was not asked, changes nothing."""
         client = found.client
-        if client not in gathering.missing():
+        if not gathering.awaits(client):
             self._tell("ignored", client=client, reason="it has answered already, or was not asked")
             return
         if found.fault:

@@ -26,9 +26,11 @@ from fedbraid.secure.messages import (
     PublicKeys,
     Shares,
     check_confirmation,
+    digest_of,
     input_tag,
     read_keys,
     seal_shares,
+    survivors_text,
     unseal_shares,
     view_of,
     write_confirmation,
@@ -127,7 +129,7 @@ def mask(stage: Shared, tensors: Tensors, boxes: Mapping[ClientId, bytes]) -> tu
         if peer != own.client:
             seed = common_seed(session, masking, stage.peers[peer].masking, own.client, peer)
             add_stream(words, seed, negative=not is_added(own.client, peer))
-    message = input_tag(session, own.client, boxes) + words.astype("<u8", copy=False).tobytes()
+    message = input_tag(session, own.client, digest_of(boxes)) + words.astype("<u8", copy=False).tobytes()
     return Masked(session, own.client, held), message
 
 
@@ -162,8 +164,9 @@ def reveal(stage: Confirmed, confirmations: Mapping[ClientId, bytes] | None = No
     """
     session, confirmed = stage.own.session, confirmations or {}
     if session.identities:
+        text = survivors_text(session, stage.survivors, stage.dropouts)
         for client, message in confirmed.items():
-            check_confirmation(session, client, message, stage.survivors, stage.dropouts)
+            check_confirmation(session, client, message, stage.survivors, text)
         session.require(confirmed, "confirmed the same survivors")
     return {
         dealer: shares.seed if dealer in stage.survivors else shares.key for dealer, shares in stage.own.held.items()

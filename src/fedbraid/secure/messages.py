@@ -107,12 +107,17 @@ def view_of(advertised: Mapping[ClientId, bytes]) -> bytes:
     return digest(*(part for client in sorted(advertised) for part in (client, advertised[client])))
 
 
-def input_tag(session: Session, client: ClientId, dealers: Collection[ClientId]) -> bytes:
-    """What stands before a masked input: it fits one client in one sum under the masks of these dealers."""
-    return digest("input", session.digest, client, digest(*sorted(dealers)))
+def digest_of(clients: Collection[ClientId]) -> bytes:
+    """The digest of a list of clients."""
+    return digest(*sorted(clients))
 
 
-def read_input(session: Session, client: ClientId, dealers: Collection[ClientId], message: bytes) -> memoryview:
+def input_tag(session: Session, client: ClientId, dealers: bytes) -> bytes:
+    """What stands before a masked input: it fits one client in one sum under the masks of dealers of this digest."""
+    return digest("input", session.digest, client, dealers)
+
+
+def read_input(session: Session, client: ClientId, dealers: bytes, message: bytes) -> memoryview:
     """The bytes of the words; `RunError` for an input of another client, round or size."""
     size = _TAG + 8 * session.layout.size
     if len(message) != size:
@@ -129,28 +134,25 @@ def write_confirmation(
     survivors: Collection[ClientId],
     dropouts: Collection[ClientId],
 ) -> bytes:
-    return _signature(session, client, identity, _survivors_text(session, survivors, dropouts))
+    return _signature(session, client, identity, survivors_text(session, survivors, dropouts))
 
 
 def check_confirmation(
-    session: Session,
-    client: ClientId,
-    message: bytes,
-    survivors: Collection[ClientId],
-    dropouts: Collection[ClientId],
+    session: Session, client: ClientId, message: bytes, survivors: Collection[ClientId], text: bytes
 ) -> None:
-    """`RunError` where the client did not sign these lists."""
+    """`RunError` where the client is none of the survivors, or did not sign the text about them."""
     if client not in survivors:
         raise RunError(f"the confirmation of client {client!r} is refused: it is none of the survivors")
-    _check_signature(session, client, message, _survivors_text(session, survivors, dropouts), "confirmation")
+    _check_signature(session, client, message, text, "confirmation")
 
 
 def _seal_context(session: Session, view: bytes, dealer: ClientId, holder: ClientId, marks: bytes) -> bytes:
     return digest("shares", session.digest, view, dealer, holder, marks)
 
 
-def _survivors_text(session: Session, survivors: Collection[ClientId], dropouts: Collection[ClientId]) -> bytes:
-    return digest("survivors", session.digest, digest(*sorted(survivors)), digest(*sorted(dropouts)))
+def survivors_text(session: Session, survivors: Collection[ClientId], dropouts: Collection[ClientId]) -> bytes:
+    """What survivors sign."""
+    return digest("survivors", session.digest, digest_of(survivors), digest_of(dropouts))
 
 
 def _signature(session: Session, client: ClientId, identity: bytes | None, text: bytes) -> bytes:

@@ -13,9 +13,9 @@ with the reason; below the threshold every step raises `BelowThreshold`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import numpy as np
@@ -30,13 +30,15 @@ from fedbraid.secure.messages import (
     PublicKeys,
     check_confirmation,
     check_strength,
+    digest_of,
     mark,
     marked,
     read_input,
     read_keys,
+    survivors_text,
 )
 from fedbraid.secure.session import ClientId, Session
-from fedbraid.secure.shamir import recover
+from fedbraid.secure.shamir import recover_each
 
 Refused = Mapping[ClientId, str]
 """Whose message was refused, and why."""
@@ -73,6 +75,11 @@ class Inputs:
     survivors: tuple[ClientId, ...]
     dropouts: tuple[ClientId, ...]
     refused: Refused
+
+    @cached_property
+    def present(self) -> frozenset[ClientId]:
+        """The survivors, to be looked up."""
+        return frozenset(self.survivors)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def collect_shares(keys: Keys, messages: Mapping[ClientId, Mapping[ClientId, byt
 def collect_inputs(dealt: Dealt, arrivals: Iterable[tuple[ClientId, bytes]]) -> Inputs:
     """Adds the inputs up as they arrive, in any order: the sum is exact, and the only thing that is kept."""
     session = dealt.keys.session
-    words = np.zeros(session.layout.size, np.uint64)
+    words, dealers = np.zeros(session.layout.size, np.uint64), digest_of(dealt.boxes)
     survivors: set[ClientId] = set()
     refused: dict[ClientId, str] = {}
     for client, message in arrivals:
@@ -134,7 +141,7 @@ def collect_inputs(dealt: Dealt, arrivals: Iterable[tuple[ClientId, bytes]]) -> 
             if client not in dealt.boxes or client in survivors:
                 why = "it is counted already" if client in survivors else "it dealt no shares"
                 raise RunError(f"the input of client {client!r} is refused: {why}")
-            words += np.frombuffer(read_input(session, client, dealt.boxes, message), "<u8")
+            words += np.frombuffer(read_input(session, client, dealers, message), "<u8")
             survivors.add(client)
         except RunError as error:
             refused[client] = str(error)
@@ -146,9 +153,10 @@ def collect_inputs(dealt: Dealt, arrivals: Iterable[tuple[ClientId, bytes]]) -> 
 def collect_confirmations(inputs: Inputs, messages: Mapping[ClientId, bytes]) -> Confirmations:
     """The signatures under the lists of survivors and dropouts."""
     session = inputs.dealt.keys.session
+    text = survivors_text(session, inputs.survivors, inputs.dropouts)
 
     def check(client: ClientId, message: bytes) -> bytes:
-        check_confirmation(session, client, message, inputs.survivors, inputs.dropouts)
+        check_confirmation(session, client, message, inputs.present, text)
         return message
 
     accepted, refused = _screen(messages, check)
@@ -163,15 +171,15 @@ def unmask(inputs: Inputs, reveals: Mapping[ClientId, Mapping[ClientId, bytes]])
     session.require(accepted, "revealed their shares", refused)
     holders = list(accepted)[: session.needed]
 
-    def secret(dealer: ClientId) -> bytes:
-        shares = ((session.points[holder], accepted[holder][dealer]) for holder in holders)
-        return recover(shares, threshold=session.needed)
+    def secrets_of(dealers: Sequence[ClientId]) -> Iterator[bytes]:
+        shares = ([accepted[holder][dealer] for holder in holders] for dealer in dealers)
+        return recover_each([session.points[holder] for holder in holders], shares)
 
     words = inputs.words.copy()
-    for survivor in inputs.survivors:
-        add_stream(words, secret(survivor), negative=True)
-    for dropout in inputs.dropouts:
-        _remove_common(words, inputs, dropout, private_key(secret(dropout)))
+    for seed in secrets_of(inputs.survivors):
+        add_stream(words, seed, negative=True)
+    for dropout, key in zip(inputs.dropouts, secrets_of(inputs.dropouts), strict=True):
+        _remove_common(words, inputs, dropout, private_key(key))
     return Unmasked(Statistic(decode(session.layout, words)), inputs.survivors, refused)
 
 
@@ -191,13 +199,13 @@ def _remove_common(words: Words, inputs: Inputs, dropout: ClientId, private: Pri
 def _read_reveal(inputs: Inputs, holder: ClientId, shares: Mapping[ClientId, bytes]) -> Mapping[ClientId, bytes]:
     """The shares, where each is the one that was dealt to this holder."""
     session, boxes = inputs.dealt.keys.session, inputs.dealt.boxes
-    if holder not in inputs.survivors:
+    if holder not in inputs.present:
         raise RunError(f"the shares that client {holder!r} reveals are refused: it is none of the survivors")
     odd = sorted({*shares} ^ {*boxes})
     if odd:
         raise RunError(f"the shares that client {holder!r} reveals are refused: they differ from the dealers in {odd}")
     for dealer, share in shares.items():
-        kind = "seed" if dealer in inputs.survivors else "key"
+        kind = "seed" if dealer in inputs.present else "key"
         if mark(session, kind, dealer, holder, share) != marked(boxes[holder][dealer], kind):
             raise RunError(
                 f"the shares that client {holder!r} reveals are refused: that of client {dealer!r} is not the one "
