@@ -221,8 +221,8 @@ def _round_of(asked: Asked) -> str:
 def _summand(asked: Asked, state: MaskedState, session: Session) -> Summand:
     round = read_round(state.round)
     trains = any(quantity.role == "value" for quantity in asked.work.method.phase(round).gives(round).values())
-    classes = round.task.classes
-    measured = (0, 0) if trains or round.phase == EVALUATE else (classes.start, classes.stop)
+    names = (asked.work.masking or Masking()).samples_of
+    measured = frozenset[str]() if trains or round.phase == EVALUATE else frozenset(names(round.task))
     return Summand(session.run, known_as(round), state.statistic, measured)
 
 
