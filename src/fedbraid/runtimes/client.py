@@ -10,7 +10,7 @@ from fedbraid.algebra import Tensors, select, without
 from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round, Task
 from fedbraid.errors import RunError
 from fedbraid.privacy.account import one_by_one
-from fedbraid.privacy.guard import Guard
+from fedbraid.privacy.guard import Guard, rarest
 from fedbraid.quantities import Gives
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import IDLE, UPDATE, Answer
@@ -87,7 +87,7 @@ def owed(
         data = guard.admit(data, received, round)
     sent, kept = computed(work, data, received, round)
     if guard:
-        guard.check(sent, work.gives(round), round, client, len(data))
+        guard.check(sent, work.gives(round), round, client, len(data), rarest(data))
     return sent, kept
 
 

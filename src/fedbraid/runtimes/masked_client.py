@@ -185,6 +185,8 @@ def _agree(asked: Asked, session: Session) -> None:
             f"client {asked.client!r} refuses the sum: the server's threshold is {session.needed} of "
             f"{len(session.clients)}, its own settings ask for {least} or more"
         )
+    if 8 * session.layout.size > asked.work.codec.limit:
+        raise RunError(f"client {asked.client!r} refuses the sum: {session.layout.size} words are no message")
     round = read_round(asked.text["round"])
     gives = asked.work.method.phase(round).gives(round, lifted=True)
     for entry in session.layout.entries:
@@ -261,7 +263,7 @@ def _confirmed(asked: Asked) -> tuple[Confirmed, bytes]:
     stage = _stage(asked, Masked | Confirmed)
     try:
         survivors, dropouts = (tuple(map(str, part)) for part in json.loads(asked.text["lists"]))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"a message of a masked round is damaged ({type(error).__name__})") from error
     check_survivors(asked.client, _summand(asked, asked.state, _session_of(stage)), survivors, asked.before)
     return _secure(lambda: steps.confirm(stage, survivors, dropouts, identity=asked.identity))

@@ -34,6 +34,11 @@ class LowRank:
         chosen = choose(module, adapter.layers, adapter.blocks)
         self.layers = {name: shape_of(layer) for name, layer in chosen.items()}
         self._adapter = adapter
+        widest = max(map(max, self.layers.values()))
+        if adapter.rank > widest:
+            raise UserError(
+                f"adapter.rank = {adapter.rank}: the widest layer has {widest} dimensions; take a lower rank"
+            )
         adapters.inject(module, adapter, list(chosen))
         self._layers = {name: module.get_submodule(name) for name in chosen}
         self._dense: dict[str, Tensor] = {}
