@@ -82,7 +82,8 @@ class Experiment:
     @cached_property
     def work(self) -> Work:
         """How updates are computed and sent."""
-        masking = masked.masking(self.config, self.terms or shared_terms(self.config.model_dump()))
+        terms = self.terms or shared_terms(self.config.model_dump())
+        masking = masked.masking(self.config, terms, self._names_of)
         return Work(self.method, self.model, Codec(), guard=self.guard, masking=masking)
 
     def guarded(

@@ -6,7 +6,7 @@ too few clients, where the extra is missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fedbraid.config import Config
 from fedbraid.core import EVALUATE, ClientId, Method, Phase, Round, Task
@@ -15,22 +15,28 @@ from fedbraid.errors import UserError
 from fedbraid.local.training import Training
 from fedbraid.methods import METHODS, Setting, make
 from fedbraid.models import Adapter
+from fedbraid.privacy.account import one_by_one
 from fedbraid.runtimes.client import Masking
 from fedbraid.runtimes.rules import Rules
 from fedbraid.secure import Layout, Session, new_identity
 
 
-def masking(config: Config, terms: str) -> Masking | None:
-    """What masked rounds must keep to; None where rounds are in clear. `terms` says what updates follow from."""
+def masking(
+    config: Config, terms: str = "", samples_of: Callable[[Task], Sequence[str]] = one_by_one
+) -> Masking | None:
+    """What masked rounds must keep to; None where rounds are in clear.
+
+    `terms` says what updates follow from, `samples_of` of which classes the samples of a task are.
+    """
     values = config.secure
-    return Masking(values.threshold, _identities(values.identities or {}), terms) if values.masked else None
+    return Masking(values.threshold, _identities(values.identities or {}), terms, samples_of) if values.masked else None
 
 
 def check_settings(
     config: Config, method: Method, tasks: Sequence[Task], clients: Sequence[ClientId], evaluators: int
 ) -> None:
     """`UserError` where the run cannot be masked, and says why."""
-    wanted = masking(config, "")
+    wanted = masking(config)
     if wanted is None:
         return
     new_identity()  # `UserError` without the extra

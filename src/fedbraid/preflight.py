@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedbraid.core import Client, ClientId, Data, Round
-from fedbraid.data import ClientData
+from fedbraid.core import Client, ClientId, Round
 from fedbraid.errors import UserError
 from fedbraid.experiment import Experiment
 from fedbraid.naming import printable
+from fedbraid.privacy.guard import rarest
 from fedbraid.runtimes.dry_run import messages
 
 REMEDIES = (
@@ -59,7 +59,7 @@ def shorts(experiment: Experiment, party: Client) -> list[Short]:
             data = phase.data(party, task)
             if len(data) and phase.tasks(task):
                 here = Round(task, round.phase, round.index, round.seed)
-                for what, needed in guard.short_of(sent, here, len(data), _fewest(data)):
+                for what, needed in guard.short_of(sent, here, len(data), rarest(data)):
                     found[Short(task.index, round.phase, what, needed)] = None
     return sorted(found, key=lambda short: (short.task, short.phase, short.what))
 
@@ -99,8 +99,3 @@ def _read(row: object) -> Short:
         case {"task": int(task), "phase": str(phase), "what": str(what), "needed": int(needed)}:
             return Short(task, phase, what, needed)
     raise ValueError("a row that is no message")
-
-
-def _fewest(data: Data) -> int:
-    """The samples of the rarest class that it holds."""
-    return min(data.counts().values()) if isinstance(data, ClientData) and len(data) else len(data)

@@ -16,7 +16,7 @@ from small_federations import SMALL, federation, grid_of
 
 from fedbraid import config, runs
 from fedbraid.algebra import ZERO, Tensors
-from fedbraid.core import Round, State
+from fedbraid.core import Round, State, Task
 from fedbraid.deployment import faults, handshake
 from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.handshake import local_config
@@ -103,6 +103,8 @@ def test_what_a_site_asks_for_stands_over_what_the_server_says(tmp_path: Path) -
 FOUR = {"east": "north", "north": "north", "south": "south", "west": "south"}
 """Sites by whose data they have; a lying server is after what west sends."""
 OTHERS = ("east", "north", "south")
+SECOND = Task(1, (0, 2, 4))
+"""In a stream whose halves are exchanged it brings the classes that the first task brought."""
 
 
 class Direct:
@@ -137,10 +139,12 @@ class Direct:
         (["training.lr=0.002"], {}, "of this round"),
         (["method.name=afl", "adapter.kind=none"], {"seed": 7}, "of the same samples"),
         (["method.name=afl", "adapter.kind=none", "training.batch_size=16"], {"index": 1}, "of the same"),
+        (["method.name=afl", "adapter.kind=none", "stream.order=[2,3,0,1]"], {"task": SECOND}, "of the same samples"),
+        (["method.name=afl", "adapter.kind=none", "data.classes=[2,3,0,1]"], {"task": SECOND}, "of the same samples"),
     ],
 )
 def test_a_site_sums_once_whatever_the_run_is_called(
-    settings: list[str], later: dict[str, int], why: str, data: Path, tmp_path: Path
+    settings: list[str], later: dict[str, Any], why: str, data: Path, tmp_path: Path
 ) -> None:
     first = [one for one in settings if one.startswith(("method", "adapter"))]
     sites = {name: str(data / own) for name, own in FOUR.items()}

@@ -12,10 +12,16 @@ from digit_runs import finished, small
 from small_federations import federation, grid_of
 from typer.testing import CliRunner
 
-from fedbraid import runs
+from fedbraid import config, runs
 from fedbraid.cli import app
+from fedbraid.core import Round, Task
+from fedbraid.deployment import handshake
+from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.serving import serve
-from fedbraid.errors import UserError
+from fedbraid.deployment.site import read_site
+from fedbraid.errors import RunError, UserError
+from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.exchange import spell
 
 pytestmark = pytest.mark.usefixtures("identity")
 REFUSE = "privacy.small_grams=refuse"
@@ -58,6 +64,22 @@ def test_each_way_out_works(way_out: str, data: Path, tmp_path: Path) -> None:
         return
     served(made)
     assert runs.read_results(made.run)["finished"]
+
+
+def test_sums_by_class_of_a_rare_class_are_in_the_table(data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data, "method.name=fedproto", "privacy.least_samples=7")
+    with pytest.raises(UserError, match=r"north: task 1, train: a sum by class needs 7 samples"):
+        served(made)
+
+
+@pytest.mark.parametrize("task", [Task(0, (1, 2)), Task(0, (0, 4)), Task(1, (0, 1, 4)), Task(0, (-1, 2))], ids=str)
+def test_a_question_is_of_a_task_that_the_run_has(task: Task, data: Path, tmp_path: Path) -> None:
+    made = federation(tmp_path / "fed", data)
+    site = Answering(read_site(made.site("north")))
+    site.greet(handshake.write(config.read(str(made.config), ["run.runtime=deployed"]), run="r", tested=False))
+    question = Codec().encode({}, {"to": "x", "round": spell(Round(task, "train", 0, 0))})
+    with pytest.raises(RunError, match="a question of a task that this run does not have"):
+        site.answer(question)
 
 
 def test_what_a_site_does_not_allow_is_in_the_table(data: Path, tmp_path: Path) -> None:

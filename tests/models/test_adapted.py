@@ -118,6 +118,15 @@ def test_exactly_the_chosen_layers_are_adapted(
     assert len(adapted) == count
 
 
+def test_no_rank_is_higher_than_a_layer_is_wide(saved: Saved) -> None:
+    widest = max(
+        max(shape) for shape in AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=1)).layers.values()
+    )
+    AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=widest))
+    with pytest.raises(UserError, match=rf"adapter\.rank = 1000000000: the widest layer has {widest} dimensions"):
+        AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=10**9))
+
+
 def test_timm_layers_are_adapted(timm_file: Callable[[str], Path]) -> None:
     name = f"timm:vit_tiny_patch16_224@{timm_file('vit_tiny_patch16_224')}"
     plain = load_backbone(name)

@@ -100,7 +100,12 @@ def test_layers_by_the_end_of_their_names(built: Callable[[str], nn.Module]) -> 
         choose(built("vit"), ["c1"])  # a part of a name is no ending
 
 
-@pytest.mark.parametrize("blocks", ["a", "0-", "-1", "0;1", "1-2-3", "0,,1", "0.5"])
+def test_ranges_of_blocks_take_no_room(built: Callable[[str], nn.Module]) -> None:
+    model = built("vit")
+    assert choose(model, "all", "0-999999999").keys() == choose(model, "all").keys()
+
+
+@pytest.mark.parametrize("blocks", ["a", "0-", "-1", "0;1", "1-2-3", "0,,1", "0.5", "9" * 5000])
 def test_text_that_is_no_list_of_blocks(blocks: str, built: Callable[[str], nn.Module]) -> None:
     with pytest.raises(UserError, match=r"adapter\.blocks = .* is no list of block numbers"):
         choose(built("vit"), "all", blocks)

@@ -17,6 +17,7 @@ from fedbraid.privacy.guard import FILE, Guard
 from fedbraid.quantities import CLASS_GRAM, CLASS_MOMENTS, GRAMS, SAMPLES, VALUE
 from fedbraid.runtimes.inprocess import InProcess
 from fedbraid.runtimes.server import Server
+from fedbraid.wire import entries
 
 ROUND = Round(Task(0, (0, 2)), "train", 0, 0)
 GRAM = {"lora_B/a": torch.zeros(3, 2), "triangle/lora_B/a": torch.zeros(10), "count": torch.tensor(9.0)}
@@ -100,6 +101,17 @@ def test_a_gram_on_too_few_samples_stays_and_the_refusal_says_why(tmp_path: Path
     (entry,) = guards.read(tmp_path / FILE)
     assert entry["samples"] == 4, "what stayed has not left"
     Guard(refuse=True, masked=True).check(GRAM, GIVES, ROUND, "site a", 1)
+
+
+def test_sums_by_class_rest_on_the_rarest_class() -> None:
+    message, round = {"first": torch.zeros(2, 3), "count": torch.tensor([29.0, 1.0])}, replace(ROUND, phase="measure")
+    with pytest.raises(RunError, match="a sum by class of 1 samples stays") as refused:
+        Guard(least=20).check(message, CLASS_MOMENTS, round, "a", 30, 1)
+    assert (refused.value.code, refused.value.needed) == ("too few samples", 20)
+    Guard(least=20).check(message, CLASS_MOMENTS, round, "a", 49, 20)
+    assert list(Guard(least=20).short_of(entries(message, CLASS_MOMENTS), round, 30, 1)) == [("a sum by class", 20)]
+    values = {"lora_A/a": torch.zeros(2, 3), "count": torch.tensor(30.0)}
+    Guard(least=20).check(values, GIVES, round, "a", 30, 1)
 
 
 def test_a_gram_of_a_class_needs_samples_of_that_class() -> None:

@@ -39,6 +39,18 @@ def test_terms_are_the_same_on_the_other_side(world, signed: bool) -> None:
     assert found.needed == session.needed
 
 
+@pytest.mark.parametrize("shape", [[-1], [2, -3]])
+def test_no_shape_is_below_zero(world, shape: list[int]) -> None:
+    facts = json.loads(write_session(world(4).session))
+    with pytest.raises(RunError, match="has a dimension below 0"):
+        read_session(json.dumps({**facts, "layout": [["x", shape, "float64", 24]]}))
+
+
+def test_terms_that_are_nested_without_end_are_refused() -> None:
+    with pytest.raises(RunError, match="damaged"):
+        read_session("[" * 100_000)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"run": 1}', '{"is": "shared"}', "\ud800"])
 def test_what_is_none_is_refused(text: str) -> None:
     with pytest.raises(RunError, match="damaged"):

@@ -212,7 +212,8 @@ class PrivacyConfig(Section):
     small_grams: Literal["auto", "refuse", "allow"] = "auto"
     """Grams on too few samples. auto: refused at sites on machines of their own, told where one machine has all."""
     least_samples: int = Field(default=1, ge=1)
-    """The fewest samples behind any message of a client, of training as of evaluation."""
+    """The fewest samples behind any message of a client, of training as of evaluation, and of a class behind sums by
+    class."""
     epsilon: float | None = Field(default=None, gt=0)
     """The most that a run may spend of every client's samples."""
     delta: float = Field(default=1e-5, gt=0, lt=1)

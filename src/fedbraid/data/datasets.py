@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,7 +219,7 @@ def class_id(item: str | int, names: Sequence[str], where: str) -> int:
     """The number of a class given by name or number; a name wins. An error says `where` it was asked for."""
     if str(item) in names:
         return names.index(str(item))
-    if str(item).isdecimal() and int(item) < len(names):
+    if re.fullmatch(r"[0-9]{1,18}", str(item)) and int(item) < len(names):
         return int(item)
     near = difflib.get_close_matches(str(item), names, n=3)
     raise UserError(

@@ -6,6 +6,7 @@ A class is known by its position in the stream, never by `label % classes_per_ta
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,10 +111,10 @@ def _order(
         raise UserError(f"stream.order is {order!r}; it must be 'natural', 'random' or a list of all classes")
     names = class_names or [str(number) for number in range(class_count)]
     result = tuple(class_id(item, names, "stream.order") for item in order)
-    twice = sorted({names[number] for number in result if result.count(number) > 1})
+    twice = sorted(names[number] for number, times in Counter(result).items() if times > 1)
     if twice:
         raise UserError(f"stream.order names {', '.join(twice)} twice")
-    missing = [names[number] for number in range(class_count) if number not in result]
+    missing = [names[number] for number in sorted({*range(class_count)} - {*result})]
     if missing:
         raise UserError(
             f"stream.order leaves out {len(missing)} of {class_count} classes, among them {missing[0]!r}; "

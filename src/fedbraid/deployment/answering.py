@@ -12,7 +12,7 @@ from pathlib import Path
 from fedbraid import preflight
 from fedbraid.checkpoint import write_durably
 from fedbraid.config.shared import shared_terms
-from fedbraid.core import EVALUATE, Client
+from fedbraid.core import EVALUATE, Client, Round
 from fedbraid.deployment import handshake
 from fedbraid.deployment.handshake import NOT_ALLOWED, Handshake, local_config
 from fedbraid.deployment.site import SiteFolder
@@ -63,7 +63,7 @@ class Answering:
         """The answer to a question of the server; `RunError` or `UserError` where it cannot be given."""
         with shown_on(None):
             experiment, agreed = self._experiment()
-            round = read_round(experiment.work.codec.text(question)["round"])
+            round = _round_of(experiment, question)
             party = self._party(experiment, tests=round.phase == EVALUATE)
             holdings = Holdings(self._folder(agreed.run))
             home, identity = self._site.folder, read_identity(self._site.folder)
@@ -120,3 +120,17 @@ class Answering:
                 f"site {self._site.terms.client} keeps samples by number, as this method wants, and more classes would "
                 "number them anew; begin a new run with all tasks"
             )
+
+
+def _round_of(experiment: Experiment, question: bytes) -> Round:
+    """The round of a question; `RunError` for one that the run does not have.
+
+    Samples are chosen by the classes of its task, so a task that no stream of the run brings could single some out.
+    """
+    text = experiment.work.codec.text(question).get("round")
+    if text is None:
+        raise RunError("a question that names no round; run one version everywhere")
+    round = read_round(text)
+    if round.task not in experiment.tasks:
+        raise RunError(f"a question of a task that this run does not have ({round.task}); run one version everywhere")
+    return round

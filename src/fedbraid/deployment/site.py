@@ -60,7 +60,7 @@ class SiteTerms(Table):
     evaluate: Literal["refuse", "allow"] = "refuse"
     """Whether it counts right answers on test samples of its own."""
     least_samples: int = Field(default=20, ge=1)
-    """The fewest samples behind any message, of training as of evaluation."""
+    """The fewest samples behind any message, of training as of evaluation; of any class behind sums by class."""
     small_grams: Literal["refuse", "allow"] = "refuse"
     """Whether Grams on too few samples may leave (see `docs/privacy.md`)."""
     epsilon: float | None = Field(default=None, gt=0)

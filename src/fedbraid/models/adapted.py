@@ -82,8 +82,8 @@ class AdaptedModel:
         self._tuning.load(tensors)
         self._prompted.load(select(tensors, "prompt"))
         self._heads = {
-            int(task): nn.Parameter(value.to(self.device, torch.float32, copy=True), requires_grad=False)
-            for task, value in select(tensors, "head").items()
+            task: nn.Parameter(value.to(self.device, torch.float32, copy=True), requires_grad=False)
+            for task, value in heads.by_task(select(tensors, "head")).items()
         }
         drawn = tensors.get("projection")
         self._projection = None if drawn is None else draw_projection(drawn, self.width).to(self.device)

@@ -33,7 +33,9 @@ def choose(model: nn.Module, kind: str | Sequence[str] = "all", blocks: str = ""
     layers = linear_layers(model)
     wanted = _numbers(blocks)
     chosen = {
-        name: layer for name, layer in layers.items() if _is(kind, name) and (wanted is None or _block(name) in wanted)
+        name: layer
+        for name, layer in layers.items()
+        if _is(kind, name) and (wanted is None or any(_block(name) in numbers for numbers in wanted))
     }
     if not chosen:
         endings = sorted({_BLOCK.split(f".{name}")[-1] for name in layers})
@@ -106,17 +108,17 @@ def _block(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _numbers(text: str) -> set[int] | None:
-    """`"0-3,6"` as a set of numbers; None for all."""
+def _numbers(text: str) -> list[range] | None:
+    """`"0-3,6"` as ranges, which take no room however long they are; None for all."""
     if not text.strip():
         return None
-    numbers: set[int] = set()
+    numbers: list[range] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
         if not found:
             raise UserError(
                 f"adapter.blocks = {text!r} is no list of block numbers; write for example '0-3' or '0,2,5'"
             )
         first = int(found.group(1))
-        numbers |= set(range(first, int(found.group(2) or first) + 1))
+        numbers.append(range(first, int(found.group(2) or first) + 1))
     return numbers

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fedbraid.algebra import Tensors
 from fedbraid.checkpoint import write_durably
@@ -102,10 +102,13 @@ class Guard:
         self._spend({"epsilon": found, "client": client, "task": round.task.index, **_terms(paying)})
         return data.remembering({**data.memory, KEY: as_tensor(key)})
 
-    def check(self, sent: Tensors, gives: Gives, round: Round, client: ClientId, samples: int) -> None:
+    def check(
+        self, sent: Tensors, gives: Gives, round: Round, client: ClientId, samples: int, rarest: int | None = None
+    ) -> None:
         """Writes down what this message discloses; `RunError` where it may not leave, or cannot be written down.
 
-        `gives` says what its tensors are; what it says nothing of stays.
+        `gives` says what its tensors are; what it says nothing of stays. `rarest` are the samples of the rarest class,
+        on which sums by class rest: of a class with one sample they are that sample's.
         """
         found = entries(sent, gives)
         if len(found) < len(sent):
@@ -117,9 +120,10 @@ class Guard:
         if self._payment is not None and self.private(round):
             leaving = self._covered(found, client, samples, self._payment)
         else:
-            if samples < self._least:
+            what, behind = _smallest(found, samples, samples if rarest is None else rarest)
+            if behind < self._least:
                 raise RunError(
-                    f"client {client}: a message of {samples} samples stays: privacy.least_samples (at a site "
+                    f"client {client}: {what} of {behind} samples stays: privacy.least_samples (at a site "
                     f"least_samples in its site.toml) is {self._least}",
                     code=FEW,
                     needed=self._least,
@@ -141,8 +145,9 @@ class Guard:
         """
         if self.private(round):
             return
-        if samples < self._least:
-            yield "a message", self._least
+        what, behind = _smallest(found, samples, rarest)
+        if behind < self._least:
+            yield what, self._least
         for gram in what_leaves(found, samples=samples).grams if self._refuse and not self._masked else ():
             if (rarest if gram.kind == CLASS_GRAM.label else samples) < gram.needed:
                 yield f"a {gram.kind}", gram.needed
@@ -194,6 +199,24 @@ class Guard:
             content = {"format": 1, **said, "sha256": _digest(said)}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+@runtime_checkable
+class Classed(Protocol):
+    """Samples of which each has a class."""
+
+    def counts(self) -> Mapping[int, int]: ...
+
+
+def rarest(data: Data) -> int:
+    """How many samples there are of the rarest class that is held; of all, where there are no classes."""
+    return min(data.counts().values(), default=0) if isinstance(data, Classed) else len(data)
+
+
+def _smallest(found: Sequence[Entry], samples: int, rarest: int) -> tuple[str, int]:
+    """The part of a message that rests on the fewest samples, in words, and these."""
+    by_class = any(entry.quantity.role == "moment" for entry in found)
+    return ("a sum by class", rarest) if by_class else ("a message", samples)
 
 
 def read(path: Path) -> list[Reported]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fedbraid.algebra import Tensors, select, without
-from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round
+from fedbraid.core import KEEP, Client, ClientId, Data, Method, Model, Round, Task
 from fedbraid.errors import RunError
-from fedbraid.privacy.guard import Guard
+from fedbraid.privacy.account import one_by_one
+from fedbraid.privacy.guard import Guard, rarest
 from fedbraid.quantities import Gives
 from fedbraid.runtimes.codec import Codec
 from fedbraid.runtimes.exchange import IDLE, UPDATE, Answer
@@ -23,11 +24,13 @@ class Masking:
 
     `threshold` is how many clients must take part until the end; unset: more than two thirds. `identities` are the
     clients' public keys, of all of them or of none. `terms` is a text of every setting that updates follow from.
+    `samples_of` names the classes of a task as the data name them.
     """
 
     threshold: int | None = None
     identities: Mapping[ClientId, bytes] = field(default_factory=dict[ClientId, bytes])
     terms: str = ""
+    samples_of: Callable[[Task], Sequence[str]] = one_by_one
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def owed(
         data = guard.admit(data, received, round)
     sent, kept = computed(work, data, received, round)
     if guard:
-        guard.check(sent, work.gives(round), round, client, len(data))
+        guard.check(sent, work.gives(round), round, client, len(data), rarest(data))
     return sent, kept
 
 

@@ -185,6 +185,8 @@ def _agree(asked: Asked, session: Session) -> None:
             f"client {asked.client!r} refuses the sum: the server's threshold is {session.needed} of "
             f"{len(session.clients)}, its own settings ask for {least} or more"
         )
+    if 8 * session.layout.size > asked.work.codec.limit:
+        raise RunError(f"client {asked.client!r} refuses the sum: {session.layout.size} words are no message")
     round = read_round(asked.text["round"])
     gives = asked.work.method.phase(round).gives(round, lifted=True)
     for entry in session.layout.entries:
@@ -221,8 +223,8 @@ def _round_of(asked: Asked) -> str:
 def _summand(asked: Asked, state: MaskedState, session: Session) -> Summand:
     round = read_round(state.round)
     trains = any(quantity.role == "value" for quantity in asked.work.method.phase(round).gives(round).values())
-    classes = round.task.classes
-    measured = (0, 0) if trains or round.phase == EVALUATE else (classes.start, classes.stop)
+    names = (asked.work.masking or Masking()).samples_of
+    measured = frozenset[str]() if trains or round.phase == EVALUATE else frozenset(names(round.task))
     return Summand(session.run, known_as(round), state.statistic, measured)
 
 
@@ -261,7 +263,7 @@ def _confirmed(asked: Asked) -> tuple[Confirmed, bytes]:
     stage = _stage(asked, Masked | Confirmed)
     try:
         survivors, dropouts = (tuple(map(str, part)) for part in json.loads(asked.text["lists"]))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"a message of a masked round is damaged ({type(error).__name__})") from error
     check_survivors(asked.client, _summand(asked, asked.state, _session_of(stage)), survivors, asked.before)
     return _secure(lambda: steps.confirm(stage, survivors, dropouts, identity=asked.identity))

@@ -95,15 +95,15 @@ class OnDisk:
             )
         cohorts, sums = found[0]["cohorts"], found[0]["sums"]
         return [
-            OpenedSum(Summand(question, round, statistic, (first, end)), tuple(cohorts[cohort]))
-            for question, round, statistic, first, end, cohort in sums
+            OpenedSum(Summand(question, round, statistic, frozenset(classes)), tuple(cohorts[cohort]))
+            for question, round, statistic, classes, cohort in sums
         ]
 
     def remember(self, sum: OpenedSum) -> None:
         known = list(dict.fromkeys([*self.opened_sums(), sum]))
         cohorts = {cohort: number for number, cohort in enumerate(dict.fromkeys(sum.survivors for sum in known))}
         rows = [
-            [summand.question, summand.round, summand.statistic, *summand.classes, cohorts[survivors]]
+            [summand.question, summand.round, summand.statistic, sorted(summand.classes), cohorts[survivors]]
             for summand, survivors in ((one.summand, one.survivors) for one in known)
         ]
         write_durably(self._sums, sealed({"cohorts": list(cohorts), "sums": rows}, b""), private=True)

@@ -9,7 +9,8 @@ long as it lives. Sums belong together where one of these is the same:
     round        task, phase, number and seed, whatever else is asked: tensors that a last bit tells apart are as good
                  as the same ones
     samples      of some classes, where a round trains nothing: what is measured of the same samples, say their Gram in
-                 two parts, is the same by and large under every seed, number, phase and setting
+                 two parts, is the same by and large under every seed, number, phase and setting. Classes go by the
+                 names that the data have: their order, and so their numbers, are the server's to choose
 
 Of the same question it also gives the same statistic or none: where its samples have changed, the difference is what
 has come. A statistic of zeros is no secret, and belongs to no other.
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 
 from fedbraid.core import ClientId, Round
 from fedbraid.errors import RunError
+from fedbraid.privacy.account import EVERYTHING
 
 _TOLD = 3
 """So many clients are named in an error."""
@@ -34,13 +36,13 @@ _TOLD = 3
 class Summand:
     """What a client gives to a sum, known by digests: the question, the round, its words (empty for zeros).
 
-    `classes` are the first of those whose samples it measures, and the one behind the last; none where it trains.
+    `classes` are the names of those whose samples it measures, or `EVERYTHING`; none where it trains.
     """
 
     question: str
     round: str
     statistic: str
-    classes: tuple[int, int] = (0, 0)
+    classes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def _same_statistic(one: Summand, other: Summand) -> bool:
 
 
 def _same_samples(one: Summand, other: Summand) -> bool:
-    begin, end = max(one.classes[0], other.classes[0]), min(one.classes[1], other.classes[1])
-    return bool(one.statistic and other.statistic) and begin < end
+    everything = EVERYTHING in one.classes | other.classes
+    both = one.classes and other.classes if everything else one.classes & other.classes
+    return bool(one.statistic and other.statistic and both)
 
 
 def _refusal(client: ClientId, given: Summand, sum: OpenedSum, odd: Collection[ClientId], what: str) -> RunError:

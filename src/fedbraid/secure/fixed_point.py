@@ -68,6 +68,9 @@ class Layout:
         odd = [entry.key for entry in self.entries if entry.dtype not in ("float64", "int64")]
         if odd:
             raise UserError(f"the dtype of a sum is float64 or int64, not that of {odd[0]!r}; use Layout.of(tensors)")
+        short = [entry.key for entry in self.entries if min(entry.shape, default=0) < 0]
+        if short:
+            raise UserError(f"the shape of {short[0]!r} has a dimension below 0; use Layout.of(tensors)")
         coarse = [entry for entry in self.entries if not 0 <= entry.fraction < 63]
         if coarse:
             raise UserError(f"a word has 0 to 62 bits after the point, not {coarse[0].fraction} ({coarse[0].key!r})")

@@ -28,7 +28,7 @@ def read_session(text: str) -> Session:
         return _as_session(json.loads(text))
     except UserError as error:
         raise RunError(f"refused the terms of a masked sum: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RunError(f"refused the terms of a masked sum: they are damaged ({type(error).__name__})") from error
 
 

@@ -34,6 +34,11 @@ class LowRank:
         chosen = choose(module, adapter.layers, adapter.blocks)
         self.layers = {name: shape_of(layer) for name, layer in chosen.items()}
         self._adapter = adapter
+        widest = max(map(max, self.layers.values()))
+        if adapter.rank > widest:
+            raise UserError(
+                f"adapter.rank = {adapter.rank}: the widest layer has {widest} dimensions; take a lower rank"
+            )
         adapters.inject(module, adapter, list(chosen))
         self._layers = {name: module.get_submodule(name) for name in chosen}
         self._dense: dict[str, Tensor] = {}
@@ -50,6 +55,9 @@ class LowRank:
             self._set_rank(trained)
         check(trained, self.loaded(), self.kinds)
         active = [LORA] if any(key.startswith("lora_B/") for key in tensors) else []
+        missing = sorted(self.loaded().keys() - trained.keys()) if active else []
+        if missing:
+            raise UserError(f"{missing[0]!r} is missing; the tensors are of another adapter or backbone")
         scale = tensors.get("scale")
         with torch.no_grad():
             for name, layer in self._layers.items():
@@ -59,7 +67,7 @@ class LowRank:
                     layer.scaling[LORA] = self._adapter.scale if scale is None else scale.item()  # type: ignore[index]
                 merged = tensors.get(f"delta_B/{name}")
                 if merged is not None:
-                    adapters.set_delta(layer, merged, tensors[f"delta_A/{name}"])
+                    adapters.set_delta(layer, merged, self._right_of(name, merged, tensors))
                 terms = [*active, *([DELTA] if merged is not None else [])]
                 layer.set_adapter(terms, inference_mode=True)  # type: ignore[operator]
         self._load_dense(select(tensors, "dense"))
@@ -78,6 +86,15 @@ class LowRank:
         if 0 < rank <= self._adapter.rank:
             for layer in self._layers.values():
                 adapters.set_rank(layer, LORA, rank, dropout=self._adapter.dropout)
+
+    def _right_of(self, name: str, left: Tensor, tensors: Tensors) -> Tensor:
+        """The right factor of a merged update; `UserError` where both do not make one of this layer."""
+        right, (d_out, d_in) = tensors.get(f"delta_A/{name}"), self.layers[name]
+        if right is None or left.shape != (d_out, len(right) if right.ndim else 0) or right.shape[1:] != (d_in,):
+            raise UserError(
+                f"'delta_B/{name}' and 'delta_A/{name}' are no update of {d_out} x {d_in}; send both factors"
+            )
+        return right
 
     def _load_dense(self, values: Tensors) -> None:
         for name, value in values.items():
