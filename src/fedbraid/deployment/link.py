@@ -9,6 +9,7 @@ alone; from elsewhere the port answers nodes and nothing else.
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -50,13 +51,19 @@ def _is_here(client: tuple[str, int] | None) -> bool:
 
 
 def main() -> None:
-    """Flower's own entry point, its application wrapped."""
+    """Flower's own entry point, its application wrapped, and its app started so that nobody reads the token."""
     from flwr.superlink import extensions
     from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
+    from fedbraid.deployment.senders import OwnNameAlone
+    from fedbraid.deployment.starting import started_here
+
     known = extensions.get_middleware()
-    extensions.get_middleware = lambda: (Middleware(NodesAlone), *known)
+    extensions.get_middleware = lambda: (Middleware(NodesAlone), Middleware(OwnNameAlone), *known)
+    module: Any = sys.modules[flower_superlink.__module__]
+    usual = module._get_superexec_command
+    module._get_superexec_command = lambda **options: started_here(usual(**options))
     flower_superlink()
 
 
