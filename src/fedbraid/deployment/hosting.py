@@ -11,6 +11,7 @@ from fedbraid.deployment.environment import FEDERATION, SITE, surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
 from fedbraid.deployment.owning import owner_alone
+from fedbraid.deployment.reaching import obstacle
 from fedbraid.deployment.site import FILE, SiteFolder
 from fedbraid.deployment.supervising import Child, supervise
 from fedbraid.errors import UserError
@@ -18,6 +19,8 @@ from fedbraid.naming import printable_lines
 
 NOT_LET_IN = 2004
 """Flower's number for a node that cannot be activated."""
+NO_LINE = (b"Connection attempt failed", b"Failed to initialize the connection")
+"""Flower's words where nothing reaches the server, whatever the reason."""
 
 
 @owner_alone()
@@ -52,28 +55,53 @@ def host_site(site: SiteFolder) -> None:
 
 
 class _Refusals:
-    """Tells why a node is not let in, which Flower tells in its own words and among many others."""
+    """Tells why a node is not let in or does not reach its server, which Flower tells among much else or not at all."""
 
     def __init__(self, site: SiteFolder, node: Child) -> None:
         self._site = site
         self._node = node
         self._starts = 1
+        self._read = node.log.stat().st_size if node.log.is_file() else 0
+        self._told = ""
 
     def look(self, _now: float) -> None:
-        """Says so once for every start that followed a refusal."""
-        if self._node.starts == self._starts or not self._node.log.is_file():
+        """Says so once for every start that followed a refusal, and once for every obstacle."""
+        if not self._node.log.is_file():
+            return
+        if self._no_line():
+            self._say_once(obstacle(self._site))
+        if self._node.starts == self._starts:
             return
         self._starts = self._node.starts
         with self._node.log.open("rb") as log:
             log.seek(max(self._node.log.stat().st_size - 4000, 0))
             refused = f"code: {NOT_LET_IN}".encode() in log.read()
         if refused:
-            terms = self._site.terms
-            told = (
-                f"{terms.server} does not let {terms.client} in: its key is not registered (see 'deploy status' "
-                "there), or it was killed less than a minute ago; trying again"
+            _say(
+                f"{self._site.terms.server} does not let {self._site.terms.client} in: its key is not registered (see "
+                "'deploy status' there), or it was killed less than a minute ago; trying again"
             )
-            print(printable_lines(f"fedbraid: {told}"), flush=True)  # noqa: T201
+
+    def _no_line(self) -> bool:
+        """Whether the node has failed to reach the server since the last look."""
+        size = self._node.log.stat().st_size
+        begin = self._read if self._read <= size else 0  # a log that was put aside begins anew
+        self._read = size
+        if begin == size:
+            return False
+        with self._node.log.open("rb") as log:
+            log.seek(begin)
+            new = log.read(size - begin)
+        return any(words in new for words in NO_LINE)
+
+    def _say_once(self, why: str) -> None:
+        if why and why != self._told:
+            _say(f"{self._site.terms.server} {why}; trying again")
+        self._told = why
+
+
+def _say(told: str) -> None:
+    print(printable_lines(f"fedbraid: {told}"), flush=True)  # noqa: T201
 
 
 @owner_alone()

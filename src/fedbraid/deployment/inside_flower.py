@@ -2,30 +2,67 @@
 
 Public are `flwr.app`, `flwr.clientapp`, `flwr.serverapp`, `flwr.simulation` and the programs `flwr`,
 `flower-superlink`, `flower-supernode`. What is in here may change with any version of Flower, and is imported where it
-is used, since each of the three runs in a process of its own.
+is used, since each of them runs in a process of its own.
 """
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
 
 
-def wrap_server(middleware: type) -> None:
-    """Puts an application before the one that Flower's server builds, in this process.
+def wrap_server(*applications: type) -> None:
+    """Puts applications before the one that Flower's server builds, in this process.
 
-    Reason: the port that answers nodes answers commands too, from anywhere, and no option of Flower's parts them.
+    Reason: the port that answers nodes answers commands too, from anywhere, and no option of Flower's parts them; and
+    Flower does not compare who signed a request with whose answer is in it.
     """
     from flwr.superlink import extensions
     from starlette.middleware import Middleware
 
     known = extensions.get_middleware()
-    extensions.get_middleware = lambda: (Middleware(middleware), *known)
+    extensions.get_middleware = lambda: (*map(Middleware, applications), *known)
+
+
+def senders(request: bytes) -> tuple[int, set[int]]:
+    """(node that sends a request of answers, nodes in whose names these are); (0, none) where it is no such request.
+
+    Reason: the path of a request tells what it is, and its body who speaks.
+    """
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+    from google.protobuf.message import DecodeError
+
+    try:
+        told = PushMessagesRequest.FromString(request)
+    except DecodeError:
+        return 0, set()
+    return told.node.node_id, {message.metadata.src_node_id for message in told.messages_list}
+
+
+def start_apps_by(started: Callable[[Sequence[str]], list[str]]) -> None:
+    """Changes the command by which Flower's server starts what starts its app, in this process.
+
+    Reason: that process writes a token on the app's command line, which every account of the machine can read.
+    """
+    module: Any = import_module("flwr.superlink.cli.flower_superlink")
+    usual = module._get_superexec_command
+    module._get_superexec_command = lambda **options: started(usual(**options))
+
+
+def start_programs_by(started: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """Changes how the process that starts Flower's apps starts them, in this process. The reason is the same."""
+    from flwr.supercore.superexec.executor import subprocess_executor
+
+    starts: Any = SimpleNamespace(Popen=started, DEVNULL=subprocess.DEVNULL)
+    subprocess_executor.subprocess = starts  # pyright: ignore[reportPrivateImportUsage]
 
 
 def registered_nodes(connection: str) -> list[dict[str, Any]]:

@@ -9,18 +9,15 @@ alone; from elsewhere the port answers nodes and nothing else.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from importlib.metadata import entry_points
-from typing import Any
 
-from fedbraid.deployment.inside_flower import wrap_server
+from fedbraid.deployment.inside_flower import start_apps_by, wrap_server
+from fedbraid.deployment.senders import OwnNameAlone, Receive, Scope, Send
+from fedbraid.deployment.starting import started_here
 
 OPEN = ("/v1/fleet/", "/health")
 """What others than this machine may ask for."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class NodesAlone:
@@ -53,8 +50,9 @@ def _is_here(client: tuple[str, int] | None) -> bool:
 
 
 def main() -> None:
-    """Flower's own program, its application wrapped."""
-    wrap_server(NodesAlone)
+    """Flower's own program, its application wrapped, and its app started so that nobody reads the token."""
+    wrap_server(NodesAlone, OwnNameAlone)
+    start_apps_by(started_here)
     (program,) = entry_points(group="console_scripts", name="flower-superlink")
     program.load()()
 
