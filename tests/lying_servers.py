@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ pytest.importorskip("cryptography", reason="the extra 'secure' is not installed"
 
 from fedbraid.algebra import Statistic, Tensors
 from fedbraid.core import ImageInput, Model, Outcome, Round, Task
-from fedbraid.errors import StoppedRun
+from fedbraid.errors import RunError, StoppedRun
 from fedbraid.quantities import SAMPLES, SUM, VALUE, Gives
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec, Message
@@ -102,6 +103,33 @@ class Memory(Lied, InProcess):
 
 
 class Folders(Lied, Sites):
+    pass
+
+
+class Carried(Sites):
+    """The same sites behind a grid: questions and answers are Flower's messages."""
+
+    def ask(self, questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
+        from small_federations import Grid, Node
+
+        from fedbraid.runtimes.flower import OverGrid, whole
+
+        def node(client: str) -> Node:
+            def answer(question: bytes) -> bytes:
+                (found,) = filter(None, super(Carried, self).ask({client: question}, received, round))
+                if found.fault:
+                    raise RunError(found.fault)
+                return found.payload
+
+            named = json.dumps({"client": client}).encode()
+            return Node(client, lambda _: named, answer, lambda: b"", whole)
+
+        grid = Grid({number: node(client) for number, client in enumerate(sorted(questions), 1)})
+        opened: Any = SimpleNamespace(open=lambda: grid, close=lambda: None)
+        yield from OverGrid(opened, sorted(questions), None, registered=True).ask(questions, received, round)
+
+
+class OverFlower(Lied, Carried):
     pass
 
 

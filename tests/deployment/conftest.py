@@ -1,4 +1,4 @@
-"""Data of a small federation, and Flower's messages outside of Flower."""
+"""Data of a small federation."""
 
 from __future__ import annotations
 
@@ -31,11 +31,3 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "union" / "train.csv", images, labels, everything, client=True)
     write(folder / "union" / "test.csv", images, labels, [(row, "nobody") for row in tests], client=True)
     return folder
-
-
-@pytest.fixture
-def identity() -> None:
-    """Flower's messages are made inside a task; here there is none."""
-    from flwr.supercore.task_identity import TaskIdentity
-
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1

@@ -29,6 +29,7 @@ from lying_servers import (
     Constant,
     Folders,
     Memory,
+    OverFlower,
     Split,
     assert_all,
     at,
@@ -55,16 +56,20 @@ STEPS = ("keys", "shares", INPUT, "confirmation", "reveal")
 Parties = Callable[..., Any]
 
 
-@pytest.fixture(params=["memory", "sites"])
+@pytest.fixture(params=["memory", "sites", "flower"])
 def parties(request: pytest.FixtureRequest, tmp_path: Path) -> Parties:
     """The same honest clients whenever they are called for, whatever the run is called."""
+    if request.param == "flower":
+        pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
+        request.getfixturevalue("identity")
     held: dict[str, Memory] = {}
 
     def called(work: Work, *, run: str = "", values: Mapping[str, Sequence[float]] = VALUES) -> Any:
         clients: Any = holders({client: tuple(numbers) for client, numbers in values.items()})
         signed = PRIVATE if work.masking and work.masking.identities else {}
-        if request.param == "sites":
-            return Folders(work, clients, {}, tmp_path, run=run, identities=signed)
+        if request.param != "memory":
+            behind = Folders if request.param == "sites" else OverFlower
+            return behind(work, clients, {}, tmp_path, run=run, identities=signed)
         found = held.setdefault("", Memory(work, clients, {}, identities=signed))
         found._work, found._parties, found.lie, found.works = work, clients, truth, {}
         return found
