@@ -75,6 +75,15 @@ def allowed(title: str, *changes: dict[str, Any], **terms: Any) -> None:
 allowed("a delta of 0.999999999", {"delta": 0.999999999})
 allowed("a delta just above the site's own, below one over its samples", {"delta": DELTA * 1.0001}, {"delta": 0.008})
 allowed("a delta of one over the samples, at a site that names none", {"delta": 1 / 120}, {"delta": 0.5}, delta=None)
+
+
+@attack(BUDGETS, "a delta of one over a part of the samples, at a site that names none")
+def delta_of_a_part(world: World) -> str:
+    target, config = world.site(**TERMS | {"delta": None}), world.config("digits", *PRIVATE, "data.train_samples=20")
+    target.greet(world.sent(config, privacy={"delta": 1 / 21}))
+    return "" if target.check().code else "the site took part"
+
+
 allowed(
     "a larger epsilon, one that is no number, none",
     *({"epsilon": e} for e in (4.0001, 1e308, math.inf, math.nan, "8", None)),

@@ -1,21 +1,16 @@
-"""Attacks by question: rounds and tensors that are none, evaluations, messages on few samples, errors, exhaustion."""
+"""Attacks by question: rounds and tensors that are none, evaluations, messages on few samples."""
 
 from __future__ import annotations
 
 import json
 import random
-import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from dishonest_sites import (
-    CELL,
-    COLUMN,
     FEWEST,
-    FOLDER,
     RARE,
     Came,
     Target,
@@ -24,19 +19,16 @@ from dishonest_sites import (
     question,
     spelled,
 )
-from small_runs import child
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, Task
-from fedbraid.deployment.site import read_site
 from fedbraid.privacy.report import what_leaves
 from fedbraid.runtimes.codec import Codec, Message
 from fedbraid.runtimes.delivery import digest_of, digest_of_all
 from fedbraid.runtimes.exchange import UPDATE
 from fedbraid.wire import entries
 
-QUESTIONS, EVALUATIONS, FEW, ERRORS, EXHAUSTION = "questions", "evaluations", "few samples", "errors", "exhaustion"
-GIB = 2**30
+QUESTIONS, EVALUATIONS, FEW = "questions", "evaluations", "few samples"
 
 
 def update(came: Came) -> Tensors:
@@ -281,26 +273,28 @@ GRAMS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def grams(title: str, method: str, *settings: str, seeds: int = 1) -> None:
+def grams(title: str, method: str, sizes: str, *settings: str, seeds: int = 1) -> None:
     """An attack that asks for Grams, which must rest on as many samples as they are wide."""
 
     @attack(FEW, title)
     def measured(world: World) -> str:
         short: list[Any] = []
         for seed in range(seeds):
-            given = (*GRAMS[method], *settings, f"run.seed={seed}")
+            given = (*GRAMS[method], sizes, *settings, f"run.seed={seed}")
             found = asked(world, world.site(methods=(method,)), *given, method=method)
             experiment, _, round = world.begun(world.config("digits", *given, method=method))
             sent = entries(update(found), experiment.work.gives(round))
-            short += [gram for gram in what_leaves(sent, samples=120).grams if gram.samples < gram.needed]
+            behind = 30 * len(round.task.classes)
+            short += [gram for gram in what_leaves(sent, samples=behind).grams if gram.samples < gram.needed]
         return f"Grams on too few samples: {short}" if short else ""
 
 
-grams("the Gram of 60 samples in 97 dimensions", "afl", "stream.sizes=[2,2]")
+TWO_TASKS = "stream.sizes=[2,2]"
+grams("the Gram of 60 samples in 97 dimensions", "afl", TWO_TASKS)
 grams("a Gram of one sample, held out from the rest of 120", "afl", ONE_TASK, "method.held_out=0.01", seeds=4)
 grams("Grams of random features, wider than there are samples", "ranpac_fed", ONE_TASK)
-grams("Grams beside trained values", "lorm", "stream.sizes=[2,2]")
-grams("Grams beside trained values, by another method", "regmean", "stream.sizes=[2,2]")
+grams("Grams beside trained values", "lorm", TWO_TASKS)
+grams("Grams beside trained values, by another method", "regmean", TWO_TASKS)
 
 
 @attack(FEW, "what the site would refuse of a run, asked to count its samples")
@@ -310,83 +304,3 @@ def preflight(world: World) -> str:
     told = json.loads(target.check().content)["refused"]
     asked = {"task", "phase", "what", "needed"}
     return "" if all(row.keys() == asked and row["needed"] in (FEWEST, 97) for row in told) else f"{told}"
-
-
-# Errors that hold what is the site's alone.
-
-
-def broken(
-    title: str,
-    kind: str,
-    *settings: str,
-    rows: Callable[[bytes], bytes] | None = None,
-    spoils: str = "",
-    **data: Any,
-) -> None:
-    """An attack on a site where something is wrong, whose error is a sentence about it: a code alone may leave.
-
-    Wrong are its `rows`, a file of its own that is spoiled, or what its `site.toml` says of its data.
-    """
-
-    @attack(ERRORS, title)
-    def provoked(world: World) -> str:
-        target = world.site(kind)
-        terms = read_site(target.folder).terms
-        own = {**terms.data, **data}
-        if rows:
-            changed = rows((Path(terms.data["name"]) / "train.csv").read_bytes())
-            own["name"] = str(target.folder / FOLDER)
-            (target.folder / FOLDER).mkdir()
-            (target.folder / FOLDER / "train.csv").write_bytes(changed)
-        if spoils:
-            (target.folder / spoils).write_text(CELL)
-        target.allow(data=own)
-        target.greet(world.sent(world.config(kind, *settings)))
-        target.check()
-        _, state, round = world.begun(world.config(kind))
-        came = target.answer(spelled(question(state.shared, round)))
-        told = json.loads(came.content) if came.code else {}
-        return "" if came.code and told.keys() <= {"code", "needed"} else f"{came.content[:200]!r}"
-
-
-NUMBERS = ("data.classes=['value']", "data.scores=['pearson']")
-broken("a column that is missing", "texts", label_column=f"{COLUMN}x")
-broken("cells that are no numbers", "texts", *NUMBERS, label_column=COLUMN)
-broken("a file that is missing", "texts", name=f"/nowhere/{FOLDER}/{CELL}.csv")
-broken("images that are missing", "digits", rows=lambda text: text)
-broken("a table that is no text", "texts", rows=lambda text: text + b"\xff\xfe" + CELL.encode())
-broken("rows of another length", "texts", rows=lambda text: text + f"{CELL}\n".encode())
-broken("a table that is empty", "texts", rows=lambda text: text.splitlines()[0] + b"\n")
-broken("notes of the site that are damaged", "texts", spoils="privacy.json")
-broken("a greeting of before that is damaged", "texts", spoils="run.json")
-
-
-# Time and memory.
-
-
-def exhausting(title: str, *settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """An attack on memory: the site's program, bounded to 8 GB, must come back with a code or an answer."""
-
-    @attack(EXHAUSTION, title)
-    def bounded(world: World) -> str:
-        target, config = world.site(), world.config("digits")
-        codes = world.root / "codes"
-
-        def work() -> None:
-            resource.setrlimit(resource.RLIMIT_AS, (8 * GIB, 8 * GIB))
-            for changed in settings:
-                if not target.greet(world.sent(config, **changed)).code:
-                    target.check()
-            codes.write_text(json.dumps([[one.content.decode("latin-1"), one.code] for one in target.came]))
-
-        ended = child(work, world.root / "output", within=60)
-        if ended.status:
-            return f"the site's program ended with {ended.status}"
-        target.came += [Came(content.encode("latin-1"), code) for content, code in json.loads(codes.read_text())]
-        return ""
-
-
-exhausting("ranks of a million and more", *({"adapter": {"rank": 10**power}} for power in (5, 6, 9, 18, 30)))
-exhausting("blocks up to a billion", {"adapter": {"blocks": "0-999999999"}}, {"adapter": {"blocks": "9" * 5000}})
-exhausting("numbers at which training overflows", {"training": {"lr": 1e308}}, {"adapter": {"alpha": 1e308}})
-exhausting("an order of classes that is a million long", {"stream": {"order": [0] * 10**6}})

@@ -1,6 +1,6 @@
 """What a dishonest server may try against a site of a federation, and what it learns by it.
 
-    python benchmarks/dishonest_server.py [--only KIND] [--verbose] [--json]
+    python benchmarks/dishonest_server.py [--only KIND] [--json]
 
 Every attack is on sites of its own, as bytes, through the program that a site runs: what counts is what would have
 travelled. Sites hold planted values (a column of patients, a class of which no server is told, words, a number, names
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -28,8 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import dishonest_budgets  # noqa: F401 (attacks are added as their files are imported)
+import dishonest_errors  # noqa: F401
 import dishonest_greetings  # noqa: F401
 import dishonest_questions  # noqa: F401
+import dishonest_steps  # noqa: F401
 import dishonest_sums  # noqa: F401
 from dishonest_sites import ATTACKS, Attack, World, spilled
 
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--only", choices=kinds, action="append", default=[])
     parser.add_argument("--json", action="store_true", help="one object for programs")
     options = parser.parse_args()
+    logging.disable()  # what a site writes into its log is not told here
     begin = time.perf_counter()
     found: list[Verdict] = []
     with tempfile.TemporaryDirectory() as scratch:

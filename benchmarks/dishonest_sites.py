@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import logging
 import shutil
 import struct
 import sys
@@ -147,7 +146,6 @@ class World:
         from flwr.supercore.task_identity import TaskIdentity
 
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        logging.getLogger("fedbraid").setLevel(logging.CRITICAL + 1)
         self.root = root
         self.decoys = root / "decoys"
         self.marker = root / "marker"

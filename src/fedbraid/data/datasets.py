@@ -99,11 +99,14 @@ def load(
         known = (VALUE,) if of_numbers(measured) else _class_names(shown, test, splits.order, categories=language)
         names = _chosen(known, classes, source)
     check_classes(measured, names)
+    held = len(train)
     train = _subset(train, names, train_per_class, train_samples, seed, "train", empty=here is not None)
     test = _subset(test, names, test_per_class, test_samples, TEST_SEED, "test", empty=here is not None)
     train_table, test_table = tables_of(splits.modality, names, train, test, stored_size)
     fingerprint = fingerprint_of(names, train_table, test_table)
-    return Dataset(title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes), measured)
+    return Dataset(
+        title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes), measured, held
+    )
 
 
 def _check_numbers(

@@ -93,8 +93,8 @@ class Answering:
         return experiment.guarded(self._site.folder, deployed=True)
 
     def _check_delta(self, experiment: Experiment) -> None:
-        """A delta of one over the samples allows to publish one of them whole."""
-        privacy, samples = experiment.config.privacy, len(experiment.dataset.train)
+        """A delta of one over the samples allows to publish one of them whole, also where a run takes only some."""
+        privacy, samples = experiment.config.privacy, experiment.dataset.held
         if privacy.epsilon is not None and privacy.delta * samples >= 1:
             raise UserError(
                 f"site {self._site.terms.client}: the server's run has delta = {privacy.delta}, which is not below "
