@@ -21,6 +21,7 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.naming import file_name
 from fedbraid.runtimes.exchange import Answer, Transport
 from fedbraid.runtimes.faults import sentence
+from fedbraid.runtimes.pulling import Pulling
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -73,6 +74,7 @@ class OverGrid:
         self._registered = registered
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
+        self._names_coming: Pulling | None = None
         self._faults: dict[ClientId, RunError] = {}
         self._lost: dict[ClientId, float] = {}
 
@@ -111,7 +113,7 @@ class OverGrid:
         """Ends what the grid stands on."""
         if self._grid is not None:
             self._opened.close()
-            self._grid = None
+            self._grid = self._names_coming = None
 
     def connect(self, within: float = 300.0) -> None:
         """Waits until all clients have a node: that is no round's time. `RunError` where some have none."""
@@ -155,7 +157,7 @@ class OverGrid:
         self._greetings |= _push(self._connected(), new, GREETING) if new else {}
         until = self._clock() + GREETED
         while self._greetings:
-            for reply in self._connected().pull_messages(list(self._greetings)):
+            for reply in self._greeted().look(list(self._greetings)):
                 node = self._greetings.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     self._introduce(node, owners.get(node), reply)
@@ -163,6 +165,11 @@ class OverGrid:
                 return
             yield None
             time.sleep(PULL)
+
+    def _greeted(self) -> Pulling:
+        if self._names_coming is None:
+            self._names_coming = Pulling(self._connected(), PULL)
+        return self._names_coming
 
     def _owners(self) -> dict[int, ClientId | None]:
         """The nodes that are there, each with the client that it is registered for, if nodes are."""
@@ -199,8 +206,9 @@ class OverGrid:
         waiting = _push(grid, sent, kind)
         for node in sent.keys() - waiting.values():
             yield node, None
+        replies = Pulling(grid, PULL)
         while waiting:
-            for reply in grid.pull_messages(list(waiting)):
+            for reply in replies.look(list(waiting)):
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     yield node, reply
