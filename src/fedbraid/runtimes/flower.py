@@ -22,6 +22,7 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.naming import file_name
 from fedbraid.runtimes.exchange import Answer, Transport
 from fedbraid.runtimes.faults import sentence
+from fedbraid.runtimes.pulling import Pulling
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -77,6 +78,7 @@ class OverGrid:
         self._registered = {file_name(client): client for client in self.clients} if registered else None
         self._names: dict[int, ClientId] = {}
         self._greetings: dict[str, int] = {}
+        self._names_coming: Pulling | None = None
         self._faults: dict[ClientId, RunError] = {}
         self._lost: dict[ClientId, float] = {}
 
@@ -115,7 +117,7 @@ class OverGrid:
         """Ends what the grid stands on."""
         if self._grid is not None:
             self._opened.close()
-            self._grid = None
+            self._grid = self._names_coming = None
 
     def connect(self, within: float = 300.0) -> None:
         """Waits until all clients have a node: that is no round's time. `RunError` where some have none."""
@@ -160,12 +162,17 @@ class OverGrid:
         self._greetings |= _push(self._connected(), new, GREETING) if new else {}
         until = self._clock() + GREETED
         while self._greetings:
-            for node, reply in _pull(self._connected(), self._greetings):
+            for node, reply in _pull(self._greeted(), self._greetings):
                 self._introduce(node, owners.get(node), reply)
             if not self._greetings or self._clock() >= until:
                 return
             yield None
             time.sleep(PULL)
+
+    def _greeted(self) -> Pulling:
+        if self._names_coming is None:
+            self._names_coming = Pulling(self._connected(), PULL)
+        return self._names_coming
 
     def _owners(self) -> dict[int, ClientId | None]:
         """The nodes that are there, each with the client that it is registered for, if nodes are."""
@@ -201,8 +208,9 @@ class OverGrid:
         waiting = _push(grid, sent, kind)
         for node in sent.keys() - waiting.values():
             yield node, None
+        replies = Pulling(grid, PULL)
         while waiting:
-            yield from _pull(grid, waiting)
+            yield from _pull(replies, waiting)
             yield None, None
             if waiting:
                 time.sleep(PULL)
@@ -314,12 +322,12 @@ def _push(grid: Grid, sent: Mapping[int, bytes], kind: str) -> dict[str, int]:
     return {name: node for name, node in ids.items() if name in taken}
 
 
-def _pull(grid: Grid, waiting: dict[str, int]) -> Generator[tuple[int, Message]]:
+def _pull(replies: Pulling, waiting: dict[str, int]) -> Generator[tuple[int, Message]]:
     """(node, its reply) of those that have waited longest for a look, which then wait behind the others."""
     names = [*islice(waiting, LOOK)]
     for name in names:
         waiting[name] = waiting.pop(name)
-    for reply in grid.pull_messages(names):
+    for reply in replies.look(names):
         node = waiting.pop(reply.metadata.reply_to_message_id, None)
         if node is not None:
             yield node, reply
