@@ -185,23 +185,19 @@ def _misnamed(terms: Path) -> Iterator[None]:
 
 def _on_the_line(fed: Path, attacker: Attacker) -> Iterator[Finding]:
     """What the server said of answers that were put in the place of others, and in which of its logs."""
-    link, events = _text(fed / "logs" / "link.log"), json.dumps(activity(fed))
+    link, events = _text(fed / "logs" / "link.log"), "\n".join(entry.get("reason", "") for entry in activity(fed))
+    old = "an earlier answer, put in the place of a later one"
     for attack, name, words, where in (
-        (
-            "an answer of an earlier round, put in the place of a later one",
-            "substituted",
-            "an answer to this question",
-            events,
-        ),
-        ("a request with its signature, sent a second time", "replayed", "The message it replies to", link),
+        (old, "substituted", "an answer to this question", events),
+        ("a signed request, sent a second time", "replayed", "The message it replies to", link),
+        ("the same, once its Flower run has ended", "replayed over runs", "push-messages.*exception: Run", link),
         ("a registered node that answers in another's name", "in another's name", "in another's name", link),
         ("a bit of an answer flipped", "changed", "does not match content hash", link),
     ):
         response = attacker.done.get(name)
-        said = next((line for line in where.splitlines() if words in line), "")
-        stopped = response is not None and (name == "substituted" or not taken(response))
-        shown = words if where is events and said else said.strip()
-        yield Finding(attack, bool(said) and stopped, _short(shown, response))
+        said = next((line for line in where.splitlines() if re.search(words, line)), "")
+        stopped = response is not None and (attack == old or not taken(response))
+        yield Finding(attack, bool(said) and stopped, _short(said.strip(), response))
 
 
 def _secrets(fed: Path, exchanges: Sequence[Exchange], seen: Watching, printed: Sequence[bytes]) -> list[str]:

@@ -210,7 +210,7 @@ def compared(told: Sequence[Told], reports: Mapping[str, Sequence[Reported]]) ->
     ]
     wrong += [f"{site}: {phase} is in privacy.json, and left not" for site, phase, _ in listed.keys() - left.keys()]
     rows: list[Sent] = []
-    for site, phase, names in sorted(left.keys() & listed.keys(), key=lambda kind: kind[:2]):
+    for site, phase, names in sorted(left.keys() & listed.keys(), key=str):
         entry, found = listed[site, phase, names], left[site, phase, names]
         size = sum(part["bytes"] for part in entry["parts"])
         parts = ", ".join(part["kind"] for part in entry["parts"])
