@@ -3,7 +3,6 @@
 An attack that could not succeed would show nothing, so some are made against sites that were weakened for it.
 """
 
-
 import pytest
 
 pytest.importorskip("flwr", reason="the extra 'flower' is not installed")
