@@ -177,3 +177,4 @@ def test_a_subset_keeps_the_classes_in_proportion(tmp_path):
     assert (data.train.labels.bincount().tolist(), data.test.labels.bincount().tolist()) == ([24, 8], [9, 3])
     assert data.fingerprint == load(own(tmp_path, rows), **options).fingerprint
     assert len(load(own(tmp_path, rows), train_samples=1000).train) == 96
+    assert load(own(tmp_path, rows), **options).held == 96, "there are as many, however few are taken"

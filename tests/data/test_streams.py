@@ -78,6 +78,8 @@ def test_a_label_outside_the_stream_is_named(label):
         ({"order": [0, 1, 2]}, "leaves out 1 of 4"),
         ({"order": [0, 1, 2, "cat"], "class_names": ["dog", "cats", "cow", "hen"]}, "did you mean 'cats'"),
         ({"order": [0, 1, 2, 7]}, "no class 7"),
+        ({"order": ["9" * 5000, 1, 2, 3]}, "there is no class"),
+        ({"order": [0] * 10**6}, "names 0 twice"),
     ],
 )
 def test_refusals(options, message):

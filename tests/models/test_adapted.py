@@ -127,6 +127,24 @@ def test_no_rank_is_higher_than_a_layer_is_wide(saved: Saved) -> None:
         AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=10**9))
 
 
+def test_tensors_that_are_no_model_are_refused_by_name(saved: Saved) -> None:
+    model = AdaptedModel(load_backbone(str(saved("vit"))), Adapter(rank=2, layers=["fc1"], blocks="1"))
+    name = next(iter(model.layers))
+    whole = terms(model, "lora", 2, 1)
+    for tensors, complaint in (
+        ({key: value for key, value in whole.items() if key.startswith("lora_B/")}, "'lora_A/.*' is missing"),
+        ({f"delta_B/{name}": torch.zeros(1, 2)}, f"'delta_B/{name}' and 'delta_A/{name}' are no update"),
+        (terms(model, "delta", 3, 1) | {f"delta_B/{name}": torch.zeros(1, 2)}, "are no update"),
+        (whole | {"head/x": torch.zeros(2, 33)}, "'head/x' is no head"),
+        (whole | {"head/-1": torch.zeros(2, 33)}, "'head/-1' is no head"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            model.load(tensors)
+    model.load(whole)
+    with pytest.raises(UserError, match="predicts nothing without a head"):
+        model.logits(torch.zeros(1, 32))
+
+
 def test_timm_layers_are_adapted(timm_file: Callable[[str], Path]) -> None:
     name = f"timm:vit_tiny_patch16_224@{timm_file('vit_tiny_patch16_224')}"
     plain = load_backbone(name)
