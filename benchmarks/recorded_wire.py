@@ -46,6 +46,8 @@ SETTINGS = [
 ]
 VICTIM, INSIDER, IMPOSTOR = SITES
 """Whose answers are attacked; who does it with a key of his own; whose node calls itself by the victim's name."""
+CONTROL = "class 1"
+"""A class that the server names to all: what is searched for is found."""
 
 
 def main() -> None:
@@ -109,8 +111,14 @@ def _contents(fed: Path, quiet: Sequence[Exchange], tables: Tables) -> dict[str,
     told = messages(quiet)
     rows, wrong = compared(told, {site: read(fed / "sites" / site / "privacy.json") for site in SITES})
     sought = tables.sentinels | {f"{site}'s own folder": str(fed / "sites" / site).encode() for site in SITES}
-    seen = hits(sought, everything(quiet, told))
-    leaks = [*wrong, *unlisted(quiet, told), *(f"{name} is on the wire, {times} times" for name, times in seen.items())]
+    seen = hits({**sought, CONTROL: CONTROL.encode()}, everything(quiet, told))
+    blind = [] if seen.pop(CONTROL, 0) else [f"the search does not find {CONTROL!r}, which the server sends"]
+    leaks = [
+        *blind,
+        *wrong,
+        *unlisted(quiet, told),
+        *(f"{name} is on the wire, {times} times" for name, times in seen.items()),
+    ]
     return {
         "sent": [asdict(row) for row in rows],
         "sizes": {way: asdict(sizes(quiet, told, up=up)) for way, up in (("up", True), ("down", False))},
