@@ -144,9 +144,7 @@ def earlier(world: World) -> str:
 
 @attack(BUDGETS, "a model that makes the gradients of single samples infinite or no numbers")
 def infinite(world: World) -> str:
-    target, config = world.site(**TERMS), world.config("digits", *PRIVATE)
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits", *PRIVATE), **TERMS)
     honest = question(state.shared, round)
     for number, value in enumerate((1e30, math.inf, math.nan)):
         tensors = {key: torch.full_like(tensor, value) for key, tensor in state.shared.items()}
@@ -160,9 +158,7 @@ def infinite(world: World) -> str:
 @attack(BUDGETS, "a key of the noise that the server chooses, sent under the names by which a site remembers its own")
 def chosen_key(world: World) -> str:
     def noisy() -> Tensors:
-        target, config = world.site(**TERMS), world.config("digits", *PRIVATE)
-        target.greet(world.sent(config))
-        _, state, round = world.begun(config)
+        target, state, round = world.greeted(world.config("digits", *PRIVATE), **TERMS)
         key = torch.zeros(32, dtype=torch.uint8)
         return update(target.answer(carrying(question(state.shared, round), state.shared | {"keep/private/key": key})))
 

@@ -64,9 +64,7 @@ TASKS = (Task(0, (1, 2)), Task(0, (0, 1)), Task(1, (0, 3, 4)), Task(0, (0, 4)), 
 
 @attack(QUESTIONS, "tasks that the run does not have, to choose the classes of an update")
 def other_tasks(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     found = [t for t in TASKS if update(target.answer(spelled(question(state.shared, replace(round, task=t)))))]
     return f"updates of {found}" if found else ""
 
@@ -87,9 +85,7 @@ ODD_ROUNDS = (
 
 @attack(QUESTIONS, "texts that name no round, or no phase of the method")
 def no_round(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     whole = question(state.shared, round)
     return "an update" if any(update(target.answer(spelled(whole, round=text))) for text in ODD_ROUNDS) else ""
 
@@ -104,9 +100,7 @@ def far_rounds(world: World) -> str:
 
 @attack(QUESTIONS, "the same question again, in the same process and in another")
 def replayed(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     whole = spelled(question(state.shared, round))
     first, second, third = target.answer(whole), target.answer(whole), target.restarted().answer(whole)
     return "" if update(first) and first == second == third else "another answer to the same question"
@@ -138,9 +132,7 @@ def odd_tensors(shared: Tensors) -> Iterator[Tensors]:
 
 @attack(QUESTIONS, "tensors that are not finite, not of their shape, not of their kind, missing, of other names")
 def false_tensors(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     honest = question(state.shared, round)
     for number, tensors in enumerate(odd_tensors(state.shared)):
         target.answer(carrying(replace(honest, text={**honest.text, "to": str(number)}), tensors))
@@ -149,9 +141,7 @@ def false_tensors(world: World) -> str:
 
 @attack(QUESTIONS, "texts beside the tensors that are missing, nested without end, or of another kind")
 def false_texts(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     whole = question(state.shared, round)
     for key in (*whole.text, "step", "session", "terms", "parts", "lists"):
         for text in ("", "[" * 10**5, "null", "3", '[["a", "b"]]', '[["a"]]', "../../../x", "\0", "x" * 10**6):
@@ -162,9 +152,7 @@ def false_texts(world: World) -> str:
 
 @attack(QUESTIONS, "a question cut at every place, with flipped bits, of random bytes, with headers that lie")
 def damaged(world: World) -> str:
-    target, config = world.site(), world.config("digits")
-    target.greet(world.sent(config))
-    _, state, round = world.begun(config)
+    target, state, round = world.greeted(world.config("digits"))
     whole, draws = spelled(question(state.shared, round)), random.Random(0)
     sent = [whole[: draws.randrange(len(whole))] for _ in range(60)]
     for _ in range(60):

@@ -36,7 +36,7 @@ from fedbraid.engine import schedule
 from fedbraid.experiment import Experiment, build
 from fedbraid.runtimes.asking import Asking
 from fedbraid.runtimes.codec import Codec, Message
-from fedbraid.runtimes.flower import coded, pack, replied, unpack
+from fedbraid.runtimes.envelope import coded, pack, replied, unpack
 from fedbraid.testing import random_bert
 from fedbraid.testing.words import sentence
 
@@ -214,6 +214,13 @@ class World:
                     break
                 state = phase.server_update(experiment.model, state, ZERO, round)
         return self._states[key]
+
+    def greeted(self, config: configs.Config, **terms: Any) -> tuple[Target, State, Round]:
+        """A site that was greeted for this run, and where an honest server would begin it: site, state and round."""
+        target = self.site(**terms)
+        target.greet(self.sent(config))
+        _, state, round = self.begun(config)
+        return target, state, round
 
 
 def question(shared: Tensors, round: Round, run: str = "r") -> Message:

@@ -47,6 +47,7 @@ from fedbraid.reports import records
 from fedbraid.runtimes import flower
 from fedbraid.runtimes.client import Masking, Work
 from fedbraid.runtimes.codec import Codec
+from fedbraid.runtimes.envelope import replied, unpack
 from fedbraid.runtimes.exchange import UPDATE, Answer, Transport
 from fedbraid.runtimes.gate import Gate
 from fedbraid.runtimes.inprocess import InProcess
@@ -176,10 +177,10 @@ class Grid:
     def reply(self, message: Any) -> Any:
         client = str(message.metadata.dst_node_id).zfill(len(self.made.clients[0]))
         if message.metadata.message_type == flower.GREETING:
-            return flower.replied(message, lambda: f'{{"client": "{client}"}}'.encode())
-        answer = self.made.answer(client, flower.unpack(message))
+            return replied(message, lambda: f'{{"client": "{client}"}}'.encode())
+        answer = self.made.answer(client, unpack(message))
         assert answer
-        return flower.replied(message, lambda: answer.payload)
+        return replied(message, lambda: answer.payload)
 
 
 class Apart:

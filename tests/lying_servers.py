@@ -112,7 +112,8 @@ class Carried(Sites):
     def ask(self, questions: Mapping[str, bytes], received: Tensors, round: Round) -> Generator[Answer | None]:
         from small_federations import Grid, Node
 
-        from fedbraid.runtimes.flower import OverGrid, whole
+        from fedbraid.runtimes.envelope import whole
+        from fedbraid.runtimes.flower import OverGrid
 
         def node(client: str) -> Node:
             def answer(question: bytes) -> bytes:

@@ -31,7 +31,8 @@ from fedbraid.errors import RunError, UserError
 from fedbraid.experiment import Experiment, build, device
 from fedbraid.naming import file_name
 from fedbraid.progress import shown_on
-from fedbraid.runtimes.flower import OverGrid, replied, unpack
+from fedbraid.runtimes.envelope import replied, unpack
+from fedbraid.runtimes.flower import OverGrid
 from fedbraid.runtimes.holdings import Holdings
 from fedbraid.runtimes.replying import reply_to
 

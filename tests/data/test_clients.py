@@ -125,7 +125,7 @@ class Tokenizer:
 
 def text_data(texts):
     table = Table(torch.arange(len(texts)) % 4, texts=tuple(texts))
-    return Dataset("words", "text", ("a", "b", "c", "d"), table, table, "0" * 64)
+    return Dataset("words", "text", ("a", "b", "c", "d"), table, table, "0" * 64, len(table))
 
 
 def test_texts_are_tokenized_once_and_trimmed_to_the_longest_of_a_batch():

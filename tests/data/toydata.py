@@ -16,6 +16,7 @@ def toy_dataset(labels: Sequence[int], *, clients: Sequence[str] | None = None, 
         train=Table(torch.tensor(labels), images=_images(len(labels)), clients=clients and tuple(clients)),
         test=Table(torch.tensor(test), images=_images(len(test))),
         fingerprint="f" * 64,
+        held=len(labels),
     )
 
 

@@ -58,7 +58,7 @@ class Grid:
         return [SimpleNamespace(node_id=n, name=node.name, status=node.status) for n, node in self.nodes.items()]
 
     def push_messages(self, messages: Sequence[Any]) -> list[str]:
-        from fedbraid.runtimes.flower import replied, unpack
+        from fedbraid.runtimes.envelope import replied, unpack
 
         names = []
         for message in messages:
@@ -98,7 +98,7 @@ def node_of(made: Any, name: str) -> Node:
     from fedbraid.deployment import faults
     from fedbraid.deployment.answering import Answering
     from fedbraid.deployment.site import read_site
-    from fedbraid.runtimes.flower import coded
+    from fedbraid.runtimes.envelope import coded
 
     site = Answering(read_site(made.site(name)))
     return Node(name, site.greet, site.answer, site.check, lambda error: coded(*faults.keep(made.site(name), error)))

@@ -6,6 +6,7 @@ import ast
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,9 +28,11 @@ from fedbraid.deployment.control import ACTIVE
 from fedbraid.deployment.directing import answers
 from fedbraid.deployment.environment import surroundings
 from fedbraid.deployment.hosting import free_port, host_site
-from fedbraid.deployment.site import read_site
+from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, make_certificates, make_node_key
+from fedbraid.deployment.site import NODE_KEY, read_site
 from fedbraid.errors import RunError, UserError
-from fedbraid.runtimes.flower import coded
+from fedbraid.naming import file_name
+from fedbraid.runtimes.envelope import coded
 from fedbraid.sites import Simulated
 
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
@@ -37,9 +40,10 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "flower" / "pyproject.toml"
 EQUAL = ("state_sha256", "accuracy_matrix")
 
 
-def site(folder: Path, name: str, data: Path) -> Path:
-    """A site's folder as its owner writes it by hand, its node started by somebody else."""
+def site(folder: Path, name: str, data: Path, **more: str) -> Path:
+    """A site's folder as its owner writes it by hand."""
     terms = {
+        **more,
         "client": name,
         "methods": ["lorm"],
         "least_samples": 1,
@@ -89,6 +93,25 @@ def test_a_run_config_begins_a_run_goes_on_with_it_and_gives_it_more_tasks(data:
         run_config.serve(grid, given | {"training.lr": 0.5})  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.usefixtures("identity")
+def test_a_setting_is_compared_wherever_it_was_given(data: Path, tmp_path: Path) -> None:
+    folder = site(tmp_path / "north", "north", data / "north")
+    grid, file = Grid({10: node(folder)}), tmp_path / "run.toml"
+    given = asked(tmp_path / "fed", f"data.name={data / 'server'}", sites="north", insecure=True, wait=0)
+    given["config"] = str(file)
+    file.write_text("[training]\nlr = 0.01\n[rounds]\ndeadline = 60\n")
+    run_config.serve(grid, given)  # pyright: ignore[reportArgumentType]
+    file.write_text("[training]\nlr = 0.02\n[rounds]\ndeadline = 60\n")
+    with pytest.raises(UserError, match=r"training.lr = 0.02 would make another run of it \(it is 0.01\)"):
+        run_config.serve(grid, given)  # pyright: ignore[reportArgumentType]
+    file.write_text("[training]\nlr = 0.01\n[rounds]\ndeadline = 90\n")
+    run_config.serve(grid, given)  # pyright: ignore[reportArgumentType]
+    assert runs.read_config(tmp_path / "fed" / "run").rounds.deadline == 90
+    file.write_text("[training]\nlr = 0.01\n")
+    with pytest.raises(UserError, match=r"rounds.deadline cannot be taken back"):
+        run_config.serve(grid, given)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -99,6 +122,9 @@ def test_a_run_config_begins_a_run_goes_on_with_it_and_gives_it_more_tasks(data:
         ({"federation.folder": "/x", "training.learning": 1}, "training.learning"),
         ({"federation.folder": "/x", "federation.sites": "a/.. '..'"}, "cannot be called so"),
         ({"federation.folder": "/x", "federation.sites": "north 'south"}, "federation.sites"),
+        ({"federation.folder": "/x", "federation.sites": "north north"}, "two sites have one name"),
+        ({"federation.folder": "/x", "federation.sites": "north test"}, "who tests at the server"),
+        ({"federation.folder": "/dev/null/x", "data.name": "digits"}, "cannot make /dev/null/x"),
         ({"federation.folder": "/x", "set": "training.lr='1"}, "set ="),
     ],
 )
@@ -119,11 +145,15 @@ def test_a_simulation_with_fewer_nodes_than_clients_says_how_many_it_needs(tmp_p
 def test_a_node_that_does_not_know_its_site_says_so_and_one_whose_folder_is_gone_gives_a_code(tmp_path: Path) -> None:
     from flwr.app import Message
 
-    from fedbraid.runtimes.flower import pack, unpack
+    from fedbraid.runtimes.envelope import pack, unpack
 
     greeting = Message(pack(b""), 1, "query")
     greeting.metadata.__dict__["_message_id"] = "1"
-    for told, said in (({}, "give flower-supernode --node-config"), ({"site": str(tmp_path / "gone")}, "do not fit")):
+    for told, said in (
+        ({}, "give flower-supernode --node-config"),
+        ({"site": ""}, "give flower-supernode"),
+        ({"site": str(tmp_path / "gone")}, "do not fit"),
+    ):
         reply = apps.client(greeting, SimpleNamespace(node_config=told, run_config={}))  # pyright: ignore[reportArgumentType]
         with pytest.raises(RunError, match=said) as caught:
             unpack(reply)
@@ -148,7 +178,7 @@ def test_the_inside_of_flower_is_used_in_one_file() -> None:
 @contextmanager
 def running(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program of Flower's with a home of its own, ended whatever happens."""
-    log = (folder / f"{command[0]}.log").open("ab")
+    log = (folder / f"{Path(command[0]).name}.log").open("ab")
     process = subprocess.Popen(command, env=surroundings(folder / "home"), stdout=log, stderr=log)
     try:
         yield process
@@ -159,14 +189,14 @@ def running(folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def server(folder: Path, *more: str) -> Iterator[str]:
+def server(folder: Path, *more: str, trust: str = "insecure = true") -> Iterator[str]:
     """Flower's server, known to its commands as `link`; the address is given."""
     address = f"127.0.0.1:{free_port()}"
     (folder / "home").mkdir(mode=0o700)
-    link = f'[superlink]\ndefault = "link"\n\n[superlink.link]\naddress = "{address}"\ninsecure = true\n'
+    link = f'[superlink]\ndefault = "link"\n\n[superlink.link]\naddress = "{address}"\n{trust}\n'
     (folder / "home" / "config.toml").write_text(link)
     at = ["--host", "127.0.0.1", "--port", address.split(":")[1]]
-    with running(folder, "flower-superlink", "--insecure", *at, *more) as process:
+    with running(folder, "flower-superlink", *at, *more) as process:
         until(lambda: answers(int(at[-1])) or process.poll() is not None, 60)
         yield address
 
@@ -208,20 +238,31 @@ def until(ready: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.mark.slow
-def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_process(
+def test_flwr_run_on_flowers_own_server_by_its_executor_and_by_ours_has_the_bits_of_one_process(
     data: Path, tmp_path: Path
 ) -> None:
-    names = {"north": "north", "南": "south"}
+    """TLS, and nodes that are registered by key and name, as Flower's commands do it."""
+    keys = tmp_path / "certificates"
+    make_certificates(keys, ["127.0.0.1"])
+    ca = str(keys / AUTHORITY)
+    shown = ["--ssl-ca-certfile", ca, "--ssl-certfile", str(keys / CERTIFICATE), "--ssl-keyfile", str(keys / KEY)]
     with ExitStack() as open:
-        address = open.enter_context(server(tmp_path))
-        for name, held in names.items():
-            own = site(tmp_path / name, name, data / held)
-            at = ["--superlink", address, "--port", str(free_port()), "--node-config", f'site="{own}"']
-            open.enter_context(running(tmp_path, "flower-supernode", "--insecure", *at))
+        linked = server(tmp_path, *shown, "--enable-supernode-auth", trust=f'root-certificates = "{ca}"')
+        address = open.enter_context(linked)
+        north = site(tmp_path / "north", "north", data / "north")
+        south = site(tmp_path / "south", "南", data / "south", server=address)
+        shutil.copy(ca, south)
+        for name, folder in (("north", north), ("南", south)):
+            make_node_key(folder / NODE_KEY, tmp_path / f"{folder.name}.pub")
+            public = str(tmp_path / f"{folder.name}.pub")
+            flwr(tmp_path, "supernode", "register", public, "link", f"--name={file_name(name)}")
+        at = ["--superlink", address, "--root-certificates", ca, "--auth-supernode-private-key", str(north / NODE_KEY)]
+        own = ["--port", str(free_port()), "--node-config", f'site="{north}"']
+        open.enter_context(running(tmp_path, "flower-supernode", *at, *own))
+        open.enter_context(running(tmp_path, sys.executable, "-m", "fedbraid", "deploy", "site", str(south)))
         given = {
             "federation.folder": str(tmp_path / "fed"),
             "federation.sites": "north 南",
-            "federation.insecure": True,
             "data.name": str(data / "server"),
             "stream.sizes": "[2]",
             "set": " ".join(more := ["data.classes=2", *SMALL[2:]]),
@@ -243,7 +284,7 @@ def test_flwr_run_on_flowers_own_server_nodes_and_executor_has_the_bits_of_one_p
 @pytest.mark.slow
 def test_flwr_run_in_flowers_simulation_does_too(tmp_path: Path) -> None:
     values = f'federation.folder="{tmp_path / "fed"}" stream.sizes="[2]" set="data.classes=2 training.rounds=1"'
-    with server(tmp_path, "--simulation"):
+    with server(tmp_path, "--insecure", "--simulation"):
         run = flwr(
             tmp_path, "run", str(app(tmp_path / "app")), "link", "-c", values, "--federation-config", "num-supernodes=5"
         )

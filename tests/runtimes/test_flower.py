@@ -149,7 +149,8 @@ import json, os, sys, threading, time
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
-from fedbraid.runtimes.flower import _push, replied, unpack
+from fedbraid.runtimes.envelope import replied, unpack
+from fedbraid.runtimes.flower import _push
 from fedbraid.sites import backend
 
 client, server = ClientApp(), ServerApp()

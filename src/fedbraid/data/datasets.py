@@ -105,7 +105,7 @@ def load(
     train_table, test_table = tables_of(splits.modality, names, train, test, stored_size)
     fingerprint = fingerprint_of(names, train_table, test_table)
     return Dataset(
-        title, splits.modality, names, train_table, test_table, fingerprint, "; ".join(notes), measured, held
+        title, splits.modality, names, train_table, test_table, fingerprint, held, "; ".join(notes), measured
     )
 
 

@@ -47,10 +47,10 @@ class Dataset:
     train: Table
     test: Table
     fingerprint: str
+    held: int
+    """How many training samples there were to choose from: what is promised for each of them goes by this number."""
     note: str = ""
     scores: tuple[str, ...] = ("accuracy",)
-    held: int = 0
-    """How many training samples there were to choose from: what is promised for each of them goes by this number."""
 
 
 def tables_of(modality: str, names: tuple[str, ...], train: Rows, test: Rows, stored_size: int) -> tuple[Table, Table]:

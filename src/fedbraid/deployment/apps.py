@@ -22,7 +22,7 @@ from fedbraid.deployment.answering import Answering
 from fedbraid.deployment.environment import FEDERATION, SITE
 from fedbraid.deployment.site import read_site
 from fedbraid.errors import RunError
-from fedbraid.runtimes.flower import coded, replied, unpack, whole
+from fedbraid.runtimes.envelope import coded, replied, unpack, whole
 from fedbraid.sites import Simulated, node_number
 
 server = ServerApp()
@@ -53,7 +53,7 @@ def work(message: Message, context: Context) -> Message:
 
 @client.evaluate()
 def check(message: Message, context: Context) -> Message:
-    """What the site would refuse of the run; clients of a simulation are not asked."""
+    """The site's refusals of the run, said before it begins; clients of a simulation are not asked."""
     return replied(message, lambda: _site(_folder(context)).check(), lambda error: _fault(error, context))
 
 
@@ -80,8 +80,7 @@ def _folder(context: Context) -> Path:
 
 def _told(context: Context) -> str | None:
     """The site's folder, by whoever started its process."""
-    told = os.environ.get(SITE) or context.node_config.get("site")
-    return None if told is None else str(told)
+    return os.environ.get(SITE) or str(context.node_config.get("site") or "") or None
 
 
 def _fault(error: Exception, context: Context) -> Mapping[str, str | int]:

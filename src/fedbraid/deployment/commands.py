@@ -1,4 +1,4 @@
-"""What `fedbraid deploy` does, for the command line and for programs: make, bring up, continue, add, end."""
+"""The commands of `fedbraid deploy`, also for programs: make, bring up, continue, add, end."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ READY = 180.0
 
 def init(folder: Path, config: Config, sites: Sequence[str], terms: Mapping[str, Any]) -> Federation:
     """A new federation; a site is written NAME=DATA."""
-    named = dict(map(_named, sites))
-    if len(named) < len(sites):
-        raise UserError("two sites have one name; a name is a client's id")
+    pairs = list(map(_named, sites))
+    making.check_sites([name for name, _ in pairs])
+    named = dict(pairs)
     return making.make(folder, config, Terms(sites=list(named), **terms), named)
 
 

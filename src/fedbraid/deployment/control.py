@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedbraid.deployment import program
 from fedbraid.deployment.environment import surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY
@@ -70,7 +71,7 @@ class Control:
 
     def _ask(self, *command: str) -> Mapping[str, Any]:
         """What a command of Flower's tells."""
-        return self._told(f"flwr {command[0]}", ["flwr", *command, "--format", "json"])
+        return self._told(f"flwr {command[0]}", [*program.command("flwr"), *command, "--format", "json"])
 
     def _told(self, what: str, program: Sequence[str]) -> Mapping[str, Any]:
         """What a program tells; `RunError` where it fails or tells nothing."""

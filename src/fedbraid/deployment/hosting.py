@@ -11,8 +11,9 @@ from fedbraid.deployment.environment import FEDERATION, SITE, surroundings
 from fedbraid.deployment.federation import Federation
 from fedbraid.deployment.keys import AUTHORITY, CERTIFICATE, KEY, write_private
 from fedbraid.deployment.owning import owner_alone
+from fedbraid.deployment.program import command
 from fedbraid.deployment.reaching import obstacle
-from fedbraid.deployment.site import FILE, SiteFolder
+from fedbraid.deployment.site import SiteFolder
 from fedbraid.deployment.supervising import Child, supervise
 from fedbraid.errors import UserError
 from fedbraid.naming import printable_lines
@@ -26,12 +27,7 @@ NO_LINE = (b"Connection attempt failed", b"Failed to initialize the connection")
 @owner_alone()
 def host_site(site: SiteFolder) -> None:
     """Takes part as this site until asked to end; `UserError` where the site does not say where its server is."""
-    if site.terms.server is None:
-        raise UserError(
-            f"{site.folder / FILE} does not say where the server is: write server = 'host:port', or start Flower's "
-            "flower-supernode yourself (see docs/flower.md)"
-        )
-    server = site.terms.server
+    server = site.server
     secret = site.processes / "secret"
     write_private(secret, os.urandom(32).hex().encode())
     address = f"127.0.0.1:{free_port()}"
@@ -42,7 +38,7 @@ def host_site(site: SiteFolder) -> None:
         if not site.terms.insecure:
             trust = ["--root-certificates", str(site.authority), "--auth-supernode-private-key", str(site.key)]
         own = ["--isolation", "process", "--superexec-auth-secret-file", str(secret), "--port", address.split(":")[1]]
-        return ["flower-supernode", "--superlink", server, *trust, *own]
+        return [*command("flower-supernode"), "--superlink", server, *trust, *own]
 
     def worker() -> list[str]:
         return [sys.executable, "-m", "fedbraid.deployment.worker", address, str(secret)]
@@ -78,7 +74,7 @@ class _Refusals:
             refused = f"code: {NOT_LET_IN}".encode() in log.read()
         if refused:
             _say(
-                f"{self._site.terms.server} does not let {self._site.terms.client} in: its key is not registered (see "
+                f"{self._site.server} does not let {self._site.terms.client} in: its key is not registered (see "
                 "'deploy status' there), or it was killed less than a minute ago; trying again"
             )
 
@@ -96,7 +92,7 @@ class _Refusals:
 
     def _say_once(self, why: str) -> None:
         if why and why != self._told:
-            _say(f"{self._site.terms.server} {why}; trying again")
+            _say(f"{self._site.server} {why}; trying again")
         self._told = why
 
 

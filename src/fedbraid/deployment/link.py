@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from importlib.metadata import entry_points
 
 from fedbraid.deployment.inside_flower import start_apps_by, wrap_server
+from fedbraid.deployment.program import run
 from fedbraid.deployment.senders import OwnNameAlone, Receive, Scope, Send
 from fedbraid.deployment.starting import started_here
 
@@ -53,8 +53,7 @@ def main() -> None:
     """Flower's own program, its application wrapped, and its app started so that nobody reads the token."""
     wrap_server(NodesAlone, OwnNameAlone)
     start_apps_by(started_here)
-    (program,) = entry_points(group="console_scripts", name="flower-superlink")
-    program.load()()
+    run("flower-superlink")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,7 @@ def make(folder: Path, config: Config, terms: Terms, sites: Mapping[str, str]) -
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds files; choose another folder, or add sites with 'deploy add'")
     split_address(terms.address)
-    for name in sites:
-        _check_name(name)
+    check_sites(list(sites))
     settled = deployed(config, list(sites))
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it may have been there
@@ -105,6 +104,14 @@ def make_site(federation: Federation, name: str, data: str, config: Config) -> P
         (folder / AUTHORITY).write_bytes((federation.certificates / AUTHORITY).read_bytes())
     write_table(folder / SITE_FILE, terms, "Paths are those of the host of this site; see docs/deploy.md.")
     return folder
+
+
+def check_sites(names: Sequence[str]) -> None:
+    """`UserError` for names that sites cannot have, or cannot have at once."""
+    for name in names:
+        _check_name(name)
+    if len({*names}) < len(names):
+        raise UserError("two sites have one name; a name is a client's id")
 
 
 def _check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What stands at the server's address, as a site sees it.
+"""The obstacle between a site and its server, in words.
 
 Flower's node tries again for ever, and says the same whether nobody is there, TLS is off at one side, or a stranger
 answers.
@@ -19,7 +19,7 @@ ASKED = b"GET /health HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n"
 
 def obstacle(site: SiteFolder) -> str:
     """Why nothing can be sent to the server of this site, in words; empty where something can."""
-    host, port = split_address(site.terms.server or "")
+    host, port = split_address(site.server)
     try:
         with socket.create_connection((host, port), timeout=PATIENCE) as line:
             return _without_tls(line) if site.terms.insecure else _with_tls(line, host, site)

@@ -22,8 +22,8 @@ from fedbraid import preflight, runs
 from fedbraid.checkpoint import write_durably
 from fedbraid.config import Config
 from fedbraid.deployment import serving
-from fedbraid.deployment.federation import Federation, Terms, check_name
-from fedbraid.deployment.making import deployed
+from fedbraid.deployment.federation import Federation, Terms
+from fedbraid.deployment.making import check_sites, deployed
 from fedbraid.deployment.owning import owner_alone
 from fedbraid.deployment.toml import Table, checked
 from fedbraid.errors import UserError
@@ -39,7 +39,7 @@ OWN = "federation."
 
 
 class Place(Table):
-    """What names that begin with `federation.` say."""
+    """The values of names that begin with `federation.`."""
 
     folder: str = Field(min_length=1)
     sites: str = ""
@@ -55,18 +55,16 @@ def serve(grid: Grid, run_config: UserConfig) -> None:
     """The run that a run config describes: begun, continued, or given more tasks; `UserError` for what does not fit."""
     place = _place(run_config)
     sites = _words(place.sites, "federation.sites")
+    check_sites(sites)
     terms = Terms.model_construct(sites=sites, evaluate=place.evaluate, wait=place.wait, insecure=place.insecure)
     federation = Federation(_absolute(place.folder), terms)
-    settings = _settings(run_config)
-    config = configs.read(str(run_config.get("config", "")), settings)
-    for name in sites:
-        check_name(name)
-    _prepare(federation, deployed(config, sites) if sites else config, settings)
+    config = configs.read(str(run_config.get("config", "")), _settings(run_config))
+    _prepare(federation, deployed(config, sites) if sites else config)
     serving.serve(grid, federation, ready=serving.of_sites if sites else simulated)
 
 
 def run_folder(run_config: UserConfig) -> Path:
-    """Where the run lies that a run config describes."""
+    """The folder of the run that a run config describes."""
     return Federation(_absolute(_place(run_config).folder), Terms.model_construct()).run
 
 
@@ -91,15 +89,33 @@ def simulated(grid: Grid, federation: Federation) -> Run:
     return run
 
 
-def _prepare(federation: Federation, wanted: Config, settings: list[str]) -> None:
+def _prepare(federation: Federation, wanted: Config) -> None:
     """Writes the configuration down where the run has not begun; lays more tasks behind one that has."""
-    begun = (federation.run / "config.toml").is_file()
-    text = configs.to_toml(wanted).encode()
-    if begun and (not federation.config.is_file() or federation.config.read_bytes() != text):
-        serving.await_folder(federation.run)
-        runs.extend(federation.run, settings)
-    federation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_durably(federation.config, text)
+    if (federation.run / "config.toml").is_file():
+        changes = _changes(configs.read(str(federation.config)), wanted)
+        if changes:
+            serving.await_folder(federation.run)
+            runs.extend(federation.run, changes)
+    try:
+        federation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"federation.folder: cannot make {federation.folder}: {error.strerror}") from error
+    write_durably(federation.config, configs.to_toml(wanted).encode())
+
+
+def _changes(before: Config, wanted: Config) -> list[str]:
+    """Settings that differ, wherever they were given, as `--set` takes them; who takes part may change apart."""
+    old, new = before.model_dump(), wanted.model_dump()
+    changed = {
+        f"{section}.{key}": value
+        for section, table in new.items()
+        for key, value in table.items()
+        if value != old[section].get(key) and (section, key) != ("partition", "sites")
+    }
+    gone = [key for key, value in changed.items() if value is None and not key.startswith("stream.")]
+    if gone:
+        raise UserError(f"{gone[0]} cannot be taken back from a run that has begun; begin another in another folder")
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in changed.items() if value is not None]
 
 
 def _place(run_config: UserConfig) -> Place:

@@ -85,6 +85,16 @@ class SiteFolder:
     terms: SiteTerms
 
     @property
+    def server(self) -> str:
+        """host:port of the server; `UserError` where the site does not say it."""
+        if self.terms.server is None:
+            raise UserError(
+                f"{self.folder / FILE} does not say where the server is: write server = 'host:port', or start Flower's "
+                "flower-supernode yourself (see docs/flower.md)"
+            )
+        return self.terms.server
+
+    @property
     def authority(self) -> Path:
         return self.folder / AUTHORITY
 

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from fedbraid.deployment.inside_flower import start_programs_by
+from fedbraid.deployment.program import run
 
 TOKEN = "--token"
 
@@ -37,8 +37,7 @@ def started_here(command: Sequence[str]) -> list[str]:
 def main() -> None:
     """Flower's own program, with another way to start programs."""
     start_programs_by(without_token)
-    (program,) = entry_points(group="console_scripts", name="flower-superexec")
-    program.load()()
+    run("flower-superexec")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `fedbraid deploy status` tells, from files alone: without Flower and without torch, so it is there at once."""
+"""The state of a federation, from files alone: without Flower and without torch, so it is there at once."""
 
 from __future__ import annotations
 

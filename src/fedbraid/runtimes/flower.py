@@ -1,10 +1,10 @@
 """Parties behind Flower: questions and answers as bytes inside messages over a `Grid`, and nothing else of Flower.
 
-Deadlines, quorum, sampling, checks and sums are the server's (see `server`); Flower carries. A message holds one array
-of bytes. Replies are told apart by the message that they reply to, since an error reply about a dead node does not come
-from that node. Clients are named by what their node said when it was greeted, once a node; where nodes are registered
-by name (as `file_name` gives it), a node is the client of that name and no other. The handshake may carry what a site
-must know of the run.
+Deadlines, quorum, sampling, checks and sums are the server's (see `server`); Flower carries messages (see `envelope`).
+Replies are told apart by the message that they reply to, since an error reply about a dead node does not come from that
+node. Clients are named by what their node said when it was greeted, once a node; where nodes are registered by name (as
+`file_name` gives it), a node is the client of that name and no other. The handshake may carry what a site must know of
+the run.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fedbraid.algebra import Tensors
 from fedbraid.core import EVALUATE, ClientId, Round
-from fedbraid.errors import RunError, UserError
+from fedbraid.errors import RunError
 from fedbraid.naming import file_name
+from fedbraid.runtimes.envelope import pack, unpack
 from fedbraid.runtimes.exchange import Answer, Transport
-from fedbraid.runtimes.faults import sentence
 from fedbraid.runtimes.pulling import Pulling
 
 if TYPE_CHECKING:
@@ -230,75 +230,6 @@ class OverGrid:
         if self._grid is None:
             self._grid = self._opened.open()
         return self._grid
-
-
-Fault = Callable[[Exception], Mapping[str, str | int]]
-"""What leaves a site in the place of an answer, by the error that kept it from giving one."""
-
-
-def whole(error: Exception) -> Mapping[str, str | int]:
-    """The sentence of an error, for sites on the server's own machine."""
-    told = str(error) if isinstance(error, RunError | UserError) else f"{type(error).__name__}: {error}"
-    return {"reason": told}
-
-
-def coded(code: str, needed: int | None) -> Mapping[str, str | int]:
-    """The code of an error, for sites on machines of their own (see `runtimes.faults`)."""
-    return {"code": code, **({} if needed is None else {"needed": needed})}
-
-
-def replied(message: Message, compute: Callable[[], bytes], fault: Fault = whole) -> Message:
-    """The reply of a site: what is computed, or why it cannot be.
-
-    An error that leaves a client app would spoil its process in a simulation, and stall its node in a deployment; the
-    server must learn of it, and the process must go on.
-    """
-    from flwr.app import Message
-
-    try:
-        content = pack(compute())
-    except Exception as error:  # whatever it is
-        content = pack_fault(fault(error))
-    return Message(content, reply_to=message)
-
-
-def pack(payload: bytes):
-    """The content of a message."""
-    from flwr.app import Array, ArrayRecord, RecordDict
-
-    return RecordDict({"fedbraid": ArrayRecord({"message": Array("uint8", (len(payload),), "bytes", payload)})})
-
-
-def pack_fault(told: Mapping[str, str | int]):
-    """The content of a message that tells why there is no answer."""
-    from flwr.app import ConfigRecord, RecordDict
-
-    return RecordDict({"fault": ConfigRecord(dict(told))})
-
-
-def unpack(message: Message) -> bytes:
-    """The bytes of a message; `RunError` where it is none of ours, or tells of an error or a fault."""
-    from flwr.app import ArrayRecord, ConfigRecord
-
-    if message.has_error():
-        reason = str(message.error.reason).strip().splitlines() or [""]
-        raise RunError(f"its node failed (code {message.error.code}): {reason[-1][:300]}")
-    told = message.content.get("fault")
-    if isinstance(told, ConfigRecord):
-        raise _of_code(told)
-    record = message.content.get("fedbraid")
-    array = record.get("message") if isinstance(record, ArrayRecord) else None
-    if array is None:
-        raise RunError("its reply holds no message of this library; run one version everywhere")
-    return array.data
-
-
-def _of_code(told: Mapping[str, Any]) -> RunError:
-    """Why there is no answer: a sentence of our own for a code, since whoever sends is not believed."""
-    if "code" not in told:
-        return RunError(str(told.get("reason", ""))[:1000])
-    code, needed = str(told["code"])[:100], told.get("needed")
-    return RunError(sentence(code, needed if isinstance(needed, int) else None), code=code)
 
 
 def _named(reply: Message) -> ClientId:

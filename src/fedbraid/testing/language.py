@@ -73,4 +73,4 @@ def prompts() -> Dataset:
     fingerprint = hashlib.sha256(repr([(table.texts, table.answers) for table in tables]).encode()).hexdigest()
     train, test = tables
     names = tuple(f"category {c}" for c in range(6))
-    return Dataset("prompts", "language", names, train, test, fingerprint)
+    return Dataset("prompts", "language", names, train, test, fingerprint, len(train))

@@ -135,4 +135,4 @@ def _sentences() -> Dataset:
         tables.append(Table(labels, texts=tuple(texts)))
     fingerprint = hashlib.sha256(repr([table.texts for table in tables]).encode()).hexdigest()
     train, test = tables
-    return Dataset("sentences", "text", tuple(f"class {c}" for c in range(6)), train, test, fingerprint)
+    return Dataset("sentences", "text", tuple(f"class {c}" for c in range(6)), train, test, fingerprint, len(train))
